@@ -1,0 +1,215 @@
+"""The `ofatvm` command: finds a subcommand, runs it, and turns every failure into one line.
+
+A command is one file, `ofatvm/cli/NAME.py`, with a click command called `command`, and a line in
+`LAZY`. Its body gets a `Run` (workspace, listener for events) and returns a `Result`:
+
+    @click.command("tune", help="Tune a target's kernels.")
+    @click.option("--trials", type=COUNT, default=64)
+    @common_options
+    def command(run: Run, trials: int) -> Result:
+        from ofatvm.tuning.tune import tune          # heavy imports stay in the body
+
+        with Store.open(run.workspace) as store:
+            log = tune(..., on_event=run.on_event)
+        return Result({"records": log.count}, lambda width: table(log.rows, COLUMNS, width))
+
+`common_options` (the decorator nearest the body) adds --json, --workspace and --quiet, and prints
+the result. The body prints nothing and catches nothing: it raises errors of `ofatvm.errors`, and
+`main` makes of them, of click's and of the system's the line and exit code that `errors.py` gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from ofatvm import __version__
+from ofatvm.cli.options import join_target
+from ofatvm.cli.render import (
+    Progressor,
+    Result,
+    print_error,
+    print_result,
+    stdout_closed,
+    write_stderr,
+)
+from ofatvm.errors import MissingInputError, OfatvmError, UsageError
+from ofatvm.events import Event
+
+# name: (module:attribute, one-line help). Listing commands imports none of them.
+LAZY = {
+    "search": ("ofatvm.cli.search:command", "Find, verify and ship the best network for a target."),
+    "tune": ("ofatvm.cli.tune:command", "Tune the kernels of a space on a target."),
+    "profile": ("ofatvm.cli.profile:command", "Measure compiled architectures."),
+    "describe": ("ofatvm.cli.describe:command", "Describe architectures: MACs, size, latency..."),
+    "compile": ("ofatvm.cli.compile:command", "Ship one architecture as a bundle."),
+    "verify": ("ofatvm.cli.verify:command", "Check a bundle: digests, outputs, latency."),
+    "targets": ("ofatvm.cli.targets:command", "List known targets and this machine's own."),
+    "doctor": ("ofatvm.cli.doctor:command", "Check what this machine has and lacks."),
+    "status": ("ofatvm.cli.status:command", "Say what a workspace holds and what comes next."),
+}
+DEFAULT_WORKSPACE = Path(".ofatvm")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every command body gets: its workspace, and where events go."""
+
+    workspace: Path
+    json: bool
+    on_event: Callable[[Event], None]
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run; their one-line help is in `LAZY`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(LAZY)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in LAZY:
+            return None
+        module, _, attribute = LAZY[cmd_name][0].partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in LAZY.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a hardware target to a verified, compiled Once-for-All network.",
+    epilog="Start with: ofatvm search --target host",
+)
+@click.version_option(__version__, prog_name="ofatvm")
+def group() -> None:
+    """The root of all commands."""
+
+
+def common_options(body: Callable[..., Result]) -> Callable[..., int]:
+    """Add the options every command has, run the body, print its result; returns the exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option(
+        "--workspace",
+        type=click.Path(path_type=Path, file_okay=True),
+        default=DEFAULT_WORKSPACE,
+        show_default=True,
+        help="Folder of the store and caches.",
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="No progress, only warnings.")
+    @functools.wraps(body)
+    def wrapped(*, as_json: bool, workspace: Path, quiet: bool, **options: Any) -> int:
+        progress = Progressor(quiet=quiet)
+        try:
+            result = body(Run(workspace, as_json, progress), **options)
+        finally:
+            progress.close()
+        print_result(result, as_json=as_json)
+        if result.error is None:
+            return 0
+        if not as_json:
+            print_error(result.error, as_json=False)
+        return result.error.exit_code
+
+    return wrapped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; never raises, prints no traceback."""
+    words = join_target(list(sys.argv[1:] if arguments is None else arguments))
+    as_json = "--json" in words[: words.index("--") if "--" in words else None]
+    with _terminable():
+        return _run(words, as_json=as_json)
+
+
+def _run(words: list[str], *, as_json: bool) -> int:
+    kind = ""
+    try:
+        with group.make_context("ofatvm", words or ["--help"]) as context:
+            return int(group.invoke(context) or 0)
+    except click.exceptions.Exit as caught:
+        return caught.exit_code
+    except OfatvmError as caught:
+        error = caught
+    except click.ClickException as caught:
+        error, kind = _click_error(caught), "UsageError"
+    except (KeyboardInterrupt, click.Abort):
+        error, kind = OfatvmError("interrupted", hint="the same command continues"), "Interrupted"
+        error.exit_code = INTERRUPTED
+    # The one broad net: whatever else goes wrong is our bug, and still gets its one line.
+    except Exception as caught:
+        if isinstance(caught, BrokenPipeError) and stdout_closed():
+            return 1
+        error, kind = _system_error(caught)
+    print_error(error, as_json=as_json, kind=kind)
+    return error.exit_code
+
+
+def _click_error(caught: click.ClickException) -> OfatvmError:
+    context = getattr(caught, "ctx", None)
+    path = context.command_path if context else "ofatvm"
+    return UsageError(caught.format_message().rstrip("."), hint=f"see {path} --help")
+
+
+def _system_error(caught: Exception) -> tuple[OfatvmError, str]:
+    """What the disk, the system or a bug did, as an error of ours and its kind."""
+    if "OFATVM_DEBUG" in os.environ:
+        write_stderr(traceback.format_exc())
+    sqlite = sys.modules.get("sqlite3")
+    if sqlite is not None and isinstance(caught, sqlite.DatabaseError):
+        from ofatvm.store import explain
+
+        error = explain(Path("the store"), caught)
+        return error, type(error).__name__
+    if isinstance(caught, MemoryError):
+        return OfatvmError("out of memory", hint="close other programs and try again"), "System"
+    if isinstance(caught, OSError) and caught.errno == errno.ENOSPC:
+        where = f" for {caught.filename}" if caught.filename else ""
+        return OfatvmError(f"no space left on the disk{where}", hint="free some"), "System"
+    if isinstance(caught, FileNotFoundError) and caught.filename:
+        return MissingInputError(f"there is no {caught.filename}"), "MissingInputError"
+    if isinstance(caught, OSError) and caught.filename:
+        reason = caught.strerror or type(caught).__name__
+        return UsageError(f"cannot use {caught.filename}: {reason}"), "System"
+    described = f"{type(caught).__name__}: {caught}" if str(caught) else type(caught).__name__
+    hint = "set OFATVM_DEBUG=1 for the traceback"
+    return OfatvmError(f"internal error: {described}", hint=hint), "InternalError"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, with everything closed in order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread, where no handler can be set
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

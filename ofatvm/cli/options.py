@@ -1,0 +1,141 @@
+"""Types of option values: budgets, durations, seeds. A bad value is a BudgetError in one sentence.
+
+`@click.option("--latency-ms", type=LATENCY_MS)`; DURATION gives seconds as a float.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from ofatvm.errors import BudgetError
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)", re.ASCII)
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class PositiveNumber(click.ParamType[float]):
+    """A positive finite number up to `upper`; `1.5e3` is fine, `nan`, `inf` and `1_0` are not."""
+
+    name = "number"
+
+    def __init__(self, unit: str, upper: float, *, suffixes: dict[str, float] | None = None):
+        """`suffixes` are letters after the number and what they multiply it by."""
+        self.unit = unit
+        self.upper = upper
+        self.suffixes = suffixes or {}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number as a float."""
+        text = str(value).strip()
+        factor = 1.0
+        if text[-1:] in self.suffixes:
+            text, factor = text[:-1], self.suffixes[text[-1]]
+        if not NUMBER.fullmatch(text):
+            raise BudgetError(
+                f"{_label(param)} must be a number of {self.unit}, got {_shorten(value)!r}"
+            )
+        number = float(text) * factor
+        if not 0 < number <= self.upper:
+            raise BudgetError(
+                f"{_label(param)} must be above 0 and at most {self.upper:g} {self.unit}, "
+                f"got {_shorten(value)}"
+            )
+        return number
+
+
+class WholeNumber(click.ParamType[int]):
+    """A whole number from `lower` to `upper`, in decimal digits only."""
+
+    name = "integer"
+
+    def __init__(self, lower: int, upper: int):
+        """Both bounds are allowed values."""
+        self.lower = lower
+        self.upper = upper
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number as an int."""
+        text = str(value).strip()
+        rule = f"{_label(param)} must be a whole number from {self.lower} to {self.upper}"
+        if not re.fullmatch(r"[+-]?\d{1,30}", text, re.ASCII):
+            raise BudgetError(f"{rule}, got {_shorten(value)!r}")
+        if not self.lower <= int(text) <= self.upper:
+            raise BudgetError(f"{rule}, got {int(text)}")
+        return int(text)
+
+
+class Duration(click.ParamType[float]):
+    """A time like `90s`, `15m`, `2h` or `1h30m`, in seconds; the unit is a must."""
+
+    name = "duration"
+
+    def __init__(self, upper: float):
+        """`upper` is the longest time allowed, in seconds."""
+        self.upper = upper
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The time in seconds."""
+        if isinstance(value, float):  # a default, already converted
+            return value
+        text = str(value).strip()
+        parts = PART.findall(text)
+        if not parts or "".join(number + unit for number, unit in parts) != text:
+            raise BudgetError(
+                f"{_label(param)} must be a time such as 90s, 15m or 2h, got {_shorten(value)!r}"
+            )
+        seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+        if not 0 < seconds <= self.upper:
+            raise BudgetError(
+                f"{_label(param)} must be above 0 and at most {self.upper / 3600:g}h, "
+                f"got {_shorten(value)}"
+            )
+        return seconds
+
+
+LATENCY_MS = PositiveNumber("milliseconds", 1e6)
+SIZE_MB = PositiveNumber("megabytes", 1e5)
+MACS = PositiveNumber("multiply-accumulates", 1e13, suffixes={"K": 1e3, "M": 1e6, "G": 1e9})
+ACCURACY = PositiveNumber("percent", 100)
+DURATION = Duration(30 * 86400.0)
+RESOLUTION = WholeNumber(1, 4096)
+THREADS = WholeNumber(1, 1024)
+COUNT = WholeNumber(1, 10_000_000)
+SEED = WholeNumber(0, 2**63 - 1)
+
+
+def join_target(arguments: list[str]) -> list[str]:
+    """Make `--target llvm -mcpu=cortex-a72 -num-cores 4` one value, as if it had been quoted.
+
+    After the value of --target, words with one dash and more than one letter belong to it, and so
+    do the bare words that follow one without `=`.
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word)
+        if word == "--":
+            return joined + rest
+        if word == "--target" and rest:
+            joined.append(rest.pop(0))
+        elif not word.startswith("--target="):
+            continue
+        while rest and re.match(r"-[A-Za-z]{2}", rest[0]):
+            option = rest.pop(0)
+            joined[-1] += f" {option}"
+            if "=" not in option and rest and not rest[0].startswith("-"):
+                joined[-1] += f" {rest.pop(0)}"
+    return joined
+
+
+def _label(param: click.Parameter | None) -> str:
+    return max(param.opts, key=len) if param is not None and param.opts else "value"
+
+
+def _shorten(value: Any, limit: int = 40) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,293 @@
+"""The one place that knows about terminals and JSON: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from ofatvm.errors import OfatvmError
+from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted
+
+SCHEMA = 1
+LINE_SECONDS = 10.0
+REDRAW_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command answers.
+
+    `data` is the JSON object, and `text(width)` the same for people (`width` None: no limit). With
+    `lines`, JSON mode prints one object a line instead. `error` says what is wrong although there
+    is an answer; it decides the exit code.
+    """
+
+    data: Mapping[str, Any]
+    text: Callable[[int | None], str]
+    lines: Iterable[Mapping[str, Any]] | None = None
+    error: OfatvmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table's column: the rows' key, the heading, and how a value is written."""
+
+    key: str
+    title: str
+    show: Callable[[Any], str] = field(default=str)
+    left: bool = False
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int | None = None
+) -> str:
+    """Rows as aligned text of at most `width` characters a line; a missing value is a dash.
+
+    When the table is too wide, the widest columns leave it, one after another, and follow each row
+    on a line of their own; nothing is cut off, only dashes are left out.
+    """
+    cells = [[_cell(row.get(column.key), column) for column in columns] for row in rows]
+    widths = [
+        max([len(column.title), *(len(line[index]) for line in cells)])
+        for index, column in enumerate(columns)
+    ]
+    inside = list(range(len(columns)))
+    while width and len(inside) > 1 and sum(widths[i] + 2 for i in inside) - 2 > width:
+        inside.remove(max(inside, key=lambda i: widths[i]))
+
+    def line(values: Sequence[str]) -> str:
+        parts = [
+            values[i].ljust(widths[i]) if columns[i].left else values[i].rjust(widths[i])
+            for i in inside
+        ]
+        return "  ".join(parts).rstrip()
+
+    lines = [line([column.title for column in columns])]
+    for values in cells:
+        lines.append(line(values))
+        lines += [
+            f"    {columns[i].title}: {values[i]}"
+            for i in range(len(columns))
+            if i not in inside and values[i] != "-"
+        ]
+    return "\n".join(lines)
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """`name  value` lines with the values aligned."""
+    width = max(map(len, values), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in values.items())
+
+
+def _cell(value: Any, column: Column | None = None) -> str:
+    if value is None:
+        return "-"
+    return one_line(column.show(value) if column else str(value))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other control characters."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def seconds_text(seconds: float) -> str:
+    """A time for people: 0.4 s, 12 s, 3m05s, 2h07m."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """A valid JSON text; paths become strings and numpy's numbers and arrays plain ones."""
+    return json.dumps(value, default=_plain, allow_nan=False, indent=indent)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def error_json(error: OfatvmError, kind: str = "") -> dict[str, Any]:
+    """The `error` member of JSON output."""
+    described = {
+        "kind": kind or type(error).__name__,
+        "message": one_line(error.message),
+        "hint": one_line(error.hint),
+        "exit_code": error.exit_code,
+    }
+    best = getattr(error, "best", None)
+    return described | ({"best": best} if best else {})
+
+
+def print_error(error: OfatvmError, *, as_json: bool, kind: str = "") -> None:
+    """One line on stderr, or one JSON object on stdout."""
+    if as_json:
+        described = {"schema": SCHEMA, "ok": False, "error": error_json(error, kind)}
+        write_stdout(to_json(described) + "\n")
+        return
+    hint = f" ({one_line(error.hint)})" if error.hint else ""
+    label = "" if kind == "InternalError" else "error: "
+    write_stderr(f"{label}{one_line(error.message)}{hint}\n")
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """The answer on stdout, in the form that was asked for."""
+    if not as_json:
+        text = result.text(stdout_width())
+        write_stdout(text.rstrip("\n") + "\n" if text else "")
+    elif result.lines is not None:
+        for entry in result.lines:
+            write_stdout(to_json(entry) + "\n")
+    else:
+        outcome: dict[str, Any] = {"schema": SCHEMA, "ok": result.error is None, **result.data}
+        if result.error is not None:
+            outcome["error"] = error_json(result.error)
+        write_stdout(to_json(outcome, indent=2) + "\n")
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_stderr(text: str) -> None:
+    """Write and flush; a closed stderr is no reason to stop."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _silence(sys.stderr)
+
+
+def stdout_closed() -> bool:
+    """Whether the reader of stdout has gone away, as `| head` does; if so, stdout is silenced."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        _silence(sys.stdout)
+    return closed
+
+
+def _silence(stream: TextIO) -> None:
+    # The interpreter flushes its streams once more at its end; they must be open then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def stdout_width() -> int | None:
+    """Columns of the terminal (or of $COLUMNS); None when stdout goes to a file or a pipe."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return max(20, shutil.get_terminal_size().columns)
+    return None
+
+
+class Progressor:
+    """Prints events: a live line per stage on a terminal, elsewhere a plain line now and then.
+
+    `quiet` leaves only warnings. Times are taken from `clock`, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`stream` is stderr unless a test says otherwise."""
+        self._stream = stream
+        self._quiet = quiet
+        self._clock = clock
+        terminal = (stream or sys.stderr).isatty()
+        self._live = terminal and os.environ.get("TERM") != "dumb"
+        self._colour = self._live and not os.environ.get("NO_COLOR")
+        self._started: dict[str, tuple[float, int]] = {}
+        self._printed = -LINE_SECONDS
+        self._shown = 0
+
+    def __call__(self, event: Event) -> None:
+        """Print what the event is worth."""
+        now = self._clock()
+        if isinstance(event, Notice):
+            if event.level == "warning" or not self._quiet:
+                label = self._paint("33", "warning: ") if event.level == "warning" else ""
+                self._line(label + one_line(event.text))
+        elif self._quiet:
+            return
+        elif isinstance(event, StageStarted):
+            self._started.pop(event.stage, None)
+            size = f" (of {event.total})" if event.total else ""
+            detail = f": {event.detail}" if event.detail else ""
+            self._status(f"{event.stage}{size}{detail}", now, force=True)
+        elif isinstance(event, Progress):
+            self._status(self._progress(event, now), now, force=False)
+        elif isinstance(event, StageFinished):
+            self._started.pop(event.stage, None)
+            detail = f": {event.detail}" if event.detail else ""
+            done = self._paint("32", "done")
+            self._line(f"{one_line(event.stage + detail)} {done} in {seconds_text(event.seconds)}")
+            self._printed = now
+
+    def close(self) -> None:
+        """Remove the live line, so that what follows starts on a clean one."""
+        if self._shown:
+            self._write("\r" + " " * self._shown + "\r")
+            self._shown = 0
+
+    def _progress(self, event: Progress, now: float) -> str:
+        """`tune 12/80, 1.3/s, ETA 52 s, best 4.1 ms`."""
+        start, already = self._started.setdefault(event.stage, (now, event.done))
+        parts = [f"{event.stage} {event.done}" + (f"/{event.total}" if event.total else "")]
+        steps, elapsed = event.done - already, now - start
+        if steps > 0 and elapsed > 0:
+            rate = steps / elapsed
+            parts.append(f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/min")
+            if event.total and event.total >= event.done:
+                parts.append(f"ETA {seconds_text((event.total - event.done) / rate)}")
+        return ", ".join([*parts, *([event.detail] if event.detail else [])])
+
+    def _status(self, text: str, now: float, *, force: bool) -> None:
+        due = now - self._printed >= (REDRAW_SECONDS if self._live else LINE_SECONDS)
+        if not (due or force):
+            return
+        self._printed = now
+        if not self._live:
+            self._line(one_line(text))
+            return
+        room = max(10, shutil.get_terminal_size().columns - 1)
+        text = one_line(text)
+        text = text if len(text) <= room else text[: room - 3] + "..."
+        self._write("\r" + text.ljust(self._shown) + "\r" + text)
+        self._shown = len(text)
+
+    def _line(self, text: str) -> None:
+        self.close()
+        self._write(text + "\n")
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
+            write_stderr(text)
+        else:
+            self._stream.write(text)

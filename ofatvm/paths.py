@@ -1,0 +1,21 @@
+"""Where the files are that ship with ofatvm: target descriptions, tuning records, small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def checkout() -> Path | None:
+    """The root of the source checkout this package runs from; None in an installed wheel."""
+    root = PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def data_dir(kind: Literal["targets", "tuning_logs", "models"]) -> Path:
+    """Folder of the shipped files of one kind; it may not exist when none are shipped."""
+    if kind == "models":
+        return PACKAGE / "models"
+    return (checkout() or PACKAGE / "_data") / kind

@@ -1,0 +1,1 @@
+"""Predictors: tables and features of whole populations, latency and accuracy models."""

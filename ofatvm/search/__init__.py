@@ -1,0 +1,1 @@
+"""Search: domination among points, and evolution of whole populations of architectures."""

@@ -1,0 +1,209 @@
+"""Tuning: most compute first, in rounds over all workloads, each trial acknowledged on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.schedule import ScheduleConfig
+from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.predict.kernel_cost import KernelCostModel
+from ofatvm.target import Target
+from ofatvm.tuning.journal import FINAL, Journal, Trial
+from ofatvm.tuning.space import VectorUnit, default_config, features, schedule_space, work
+from ofatvm.tuning.workers import Timing, Workers, kernel_shapes
+from ofatvm.tuning.workloads import WorkloadUse
+
+BATCH = 16
+RANDOM_PER_BATCH = 2
+REFIT_EVERY = 160
+FINALISTS = 4
+STAGE = "tune"
+
+
+@dataclass(frozen=True, slots=True)
+class TuningSummary:
+    """What one run of `tune` did, and what the journal holds now."""
+
+    workloads: int
+    complete: int
+    new_trials: int
+    trials: int
+    build_failures: int
+    run_failures: int
+    disturbed: int
+    seconds: float
+
+
+def tune(
+    uses: Sequence[WorkloadUse],
+    target: Target,
+    unit: VectorUnit,
+    journal: Journal,
+    *,
+    trials_per_workload: int,
+    time_budget_s: float = math.inf,
+    seed: int = 0,
+    on_event: Callable[[Event], None] = ignore,
+) -> TuningSummary:
+    """Bring every workload to `trials_per_workload` trials in total, or its whole space if smaller.
+
+    The budget counts what earlier runs did. After its trials, each workload's best few and its default
+    schedule are measured once more side by side; the fastest of these is the record.
+    """
+    started = time.monotonic()
+    deadline = started + time_budget_s
+    before = sum(len(trials) for trials in journal.trials.values())
+    states = [_State(use.workload, unit, journal, trials_per_workload) for use in uses]
+    model = KernelCostModel(seed=seed, threads=unit.threads)
+    total = sum(state.limit for state in states)
+    on_event(StageStarted(STAGE, total, f"{len(states)} workloads of {target.name}"))
+    with Workers(target.to_dict(), unit, builders=len(os.sched_getaffinity(0))) as workers:
+        fresh = _refit(model, states)
+        for ceiling in range(BATCH, trials_per_workload + BATCH, BATCH):
+            for state in states:
+                count = min(ceiling, state.limit) - state.done
+                if count <= 0 or time.monotonic() > deadline:
+                    continue
+                _measure_batch(state, model, workers, journal, count, seed)
+                fresh += count
+                if fresh >= REFIT_EVERY:
+                    fresh = _refit(model, states)
+                done = sum(min(s.done, s.limit) for s in states)
+                on_event(Progress(STAGE, done, total, state.workload.key))
+        _close(states, workers, journal, deadline, on_event)
+    summary = TuningSummary(
+        workloads=len(states),
+        complete=sum(state.done >= state.limit for state in states),
+        new_trials=sum(len(trials) for trials in journal.trials.values()) - before,
+        trials=sum(len(trials) for trials in journal.trials.values()),
+        build_failures=journal.failures("build"),
+        run_failures=journal.failures("run"),
+        disturbed=workers.disturbed,
+        seconds=time.monotonic() - started,
+    )
+    on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
+    return summary
+
+
+class _State:
+    """A workload, its candidates and their features, and what was tried of them."""
+
+    def __init__(self, workload: Workload, unit: VectorUnit, journal: Journal, limit: int) -> None:
+        self.workload = workload
+        self.journal = journal
+        self.space = schedule_space(workload, unit)
+        self.index = {config: i for i, config in enumerate(self.space)}
+        self.features = features(workload, self.space, unit)
+        self.default = self.index[default_config(workload, unit)]
+        self.limit = min(limit, len(self.space))
+
+    @property
+    def trials(self) -> list[Trial]:
+        return self.journal.trials[self.workload.key]
+
+    @property
+    def done(self) -> int:
+        return len({trial.config for trial in self.trials})
+
+    def samples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n, f) and log(seconds / work) (n,) of every trial that ran."""
+        fine = [t for t in self.trials if not t.error and t.config in self.index]
+        rows = self.features[[self.index[trial.config] for trial in fine]]
+        scale = work(self.workload)
+        return rows, np.array([math.log(trial.cost / scale) for trial in fine])
+
+    def propose(self, model: KernelCostModel, count: int, seed: int) -> list[ScheduleConfig]:
+        """The default first, then the best by the model with a few drawn at random."""
+        tried = {self.index[t.config] for t in self.trials if t.config in self.index}
+        rng = np.random.default_rng([seed, zlib.crc32(self.workload.key.encode()), len(tried)])
+        rest = np.array([i for i in range(len(self.space)) if i not in tried])
+        rng.shuffle(rest)
+        picks = [self.default] if self.default not in tried else []
+        randoms = count if model.samples == 0 else RANDOM_PER_BATCH
+        ranked = rest[np.argsort(model.score(self.features[rest]), kind="stable")]
+        for candidate in (*rest[:randoms], *ranked):
+            if len(picks) < count and candidate not in picks:
+                picks.append(int(candidate))
+        return [self.space[i] for i in picks]
+
+
+def _refit(model: KernelCostModel, states: Sequence[_State]) -> int:
+    """Fit the cost model on everything in the journal; returns 0, the number of unseen trials."""
+    samples = [state.samples() for state in states if state.trials]
+    if samples:
+        model.fit(
+            np.concatenate([rows for rows, _ in samples]),
+            np.concatenate([costs for _, costs in samples]),
+        )
+    return 0
+
+
+def _measure_batch(
+    state: _State,
+    model: KernelCostModel,
+    workers: Workers,
+    journal: Journal,
+    count: int,
+    seed: int,
+) -> None:
+    configs = state.propose(model, count, seed)
+    best = min((trial.cost for trial in state.trials), default=math.inf)
+    built = workers.build([(state.workload, config) for config in configs])
+    trials = []
+    for config, (path, error) in zip(configs, built, strict=True):
+        seconds: tuple[float, ...] = ()
+        if path is not None:
+            shapes = kernel_shapes(state.workload, config)
+            seconds, error = workers.run(path, shapes, Timing(cutoff_s=3.0 * best))
+            best = min(best, *seconds) if seconds else best
+        trials.append(Trial(state.workload.key, config, seconds, error))
+    journal.append(trials)
+
+
+def _close(
+    states: Sequence[_State],
+    workers: Workers,
+    journal: Journal,
+    deadline: float,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Measure the best few of each workload and its default side by side, twice over."""
+    open_states = [state for state in states if state.trials and _finalists(state)]
+    for number, state in enumerate(open_states):
+        if time.monotonic() > deadline:
+            return
+        configs = _finalists(state)
+        samples: dict[ScheduleConfig, tuple[float, ...]] = {}
+        for _ in range(2):
+            built = workers.build([(state.workload, config) for config in configs])
+            for config, (path, _) in zip(configs, built, strict=True):
+                if path is not None:
+                    seconds, _ = workers.run(path, kernel_shapes(state.workload, config), Timing())
+                    samples[config] = samples.get(config, ()) + seconds
+        journal.append(
+            [
+                Trial(state.workload.key, config, seconds, stage=FINAL)
+                for config, seconds in samples.items()
+                if seconds
+            ]
+        )
+        on_event(Progress("confirm", number + 1, len(open_states), state.workload.key))
+
+
+def _finalists(state: _State) -> list[ScheduleConfig]:
+    """The fastest trials and the default; none if these were all measured side by side before."""
+    fine = sorted((t for t in state.trials if not t.error), key=lambda trial: trial.cost)
+    configs = list(dict.fromkeys(trial.config for trial in fine))[: FINALISTS - 1]
+    default = state.space[state.default]
+    if default not in configs:
+        configs.append(default)
+    known = {trial.config for trial in state.journal.finals[state.workload.key]}
+    return [] if set(configs) <= known else configs

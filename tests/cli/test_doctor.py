@@ -1,0 +1,125 @@
+"""The doctor names what is missing, and status what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofatvm.cli import doctor
+
+Ofatvm = Callable[..., Any]
+
+
+def test_a_sound_machine_passes(ofatvm: Ofatvm) -> None:
+    answer = ofatvm("doctor", "--json")
+    assert answer.code == 0
+    checks = {check["name"]: check for check in answer.json["checks"]}
+    assert checks["apache-tvm-ffi"]["found"] == "0.1.14.post1"
+    assert checks["apache-tvm-ffi"]["status"] == "ok"
+    assert {"python", "torch", "C++ compiler", "CPU cores", "free disk"} <= set(checks)
+    assert "pytest" not in checks
+
+
+def test_the_table_fits_60_columns(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    answer = ofatvm("doctor")
+    assert answer.code == 0
+    heading = answer.out.splitlines()[0]
+    assert heading.startswith("check")
+    assert len(heading) <= 60
+
+
+@pytest.mark.parametrize(
+    ("package", "version"), [("apache-tvm-ffi", "0.1.15.post2"), ("xgboost", "4.0.0")]
+)
+def test_a_wrong_version_is_exit_5(
+    ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch, package: str, version: str
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: version if name == package else real(name)
+    )
+    answer = ofatvm("doctor", "--json")
+    assert answer.code == 5
+    assert answer.json["ok"] is False
+    assert package in answer.json["error"]["message"]
+    found = [check for check in answer.json["checks"] if check["name"] == package]
+    assert (found[0]["status"], found[0]["found"]) == ("missing", version)
+
+
+def test_a_missing_package_is_exit_5(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    answer = ofatvm("doctor")
+    assert answer.code == 5
+    assert "needed and not there: torch" in answer.err
+
+
+def test_no_compiler_is_exit_5(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    answer = ofatvm("doctor")
+    assert answer.code == 5
+    assert "C++ compiler" in answer.err
+    assert "apt install g++" in answer.err
+
+
+def test_a_version_off_the_lock_is_a_warning() -> None:
+    checks = {c.name: c for c in doctor.package_checks({"numpy": "0.0.1", "torch": "2.13.0"})}
+    assert checks["numpy"].status == "warning"
+    assert checks["numpy"].needed == "==0.0.1 (lock)"
+    assert checks["torch"].status == "ok"
+
+
+@pytest.mark.parametrize(("flags", "status"), [("sse avx2 fma", "ok"), ("sse avx", "warning")])
+def test_vector_instructions_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, status: str
+) -> None:
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    assert doctor.features_check(cpuinfo).status == status
+
+
+def test_status_of_nothing_makes_nothing(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    workspace = tmp_path / "none"
+    answer = ofatvm("status", "--workspace", workspace)
+    assert (answer.code, workspace.exists()) == (0, False)
+    assert f"next: ofatvm search --target host --workspace {workspace}" in answer.out
+
+
+def test_status_counts(ofatvm: Ofatvm, tmp_path: Path, make_measurement: Any) -> None:
+    from ofatvm.store import Store
+
+    with Store.open(tmp_path) as store:
+        store.add_measurement(make_measurement())
+        store.add_measurement(make_measurement())
+        store.put_state("search-1", "generation", 3)
+    data = ofatvm("status", "--workspace", tmp_path, "--json").json
+    assert data["measurements"][0]["count"] == 2
+    assert data["runs"] == ["search-1"]
+    assert data["bundles"] == []
+    assert "search-1" in ofatvm("status", "--workspace", tmp_path).out
+
+
+def test_status_points_at_the_bundle(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    data = ofatvm("status", "--workspace", tmp_path, "--json").json
+    assert data["next"] == f"ofatvm verify {tmp_path / 'bundle'}"
+
+
+def test_status_of_a_corrupt_store_is_one_line(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"rubbish" * 1000)
+    answer = ofatvm("status", "--workspace", tmp_path)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert "store.db is damaged" in answer.err

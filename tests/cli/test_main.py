@@ -1,0 +1,397 @@
+"""The command line turns every failure into one line and the right exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from ofatvm import __version__, errors
+from ofatvm.cli import main as main_module
+from ofatvm.cli import options, render
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.render import Column, Progressor, Result, table
+from ofatvm.events import Notice, Progress, StageFinished, StageStarted
+
+Ofatvm = Callable[..., Any]
+
+
+@pytest.fixture
+def body(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Result]], None]]:
+    """Give the root a command `try` with this body."""
+
+    def install(function: Callable[..., Result]) -> None:
+        command = click.command("try")(
+            click.option("--latency-ms", type=options.LATENCY_MS)(
+                click.option("--target")(common_options(function))
+            )
+        )
+        module = type(sys)("ofatvm_try")
+        module.command = command  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "ofatvm_try", module)
+        monkeypatch.setitem(main_module.LAZY, "try", ("ofatvm_try:command", "Try."))
+
+    return install
+
+
+def raising(error: BaseException) -> Callable[..., Result]:
+    def function(run: Run, **options: Any) -> Result:
+        raise error
+
+    return function
+
+
+def no_space() -> OSError:
+    return OSError(28, "No space left on device", "/x/file")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (errors.OfatvmError("it broke", hint="mend it"), 1, "error: it broke (mend it)"),
+        (errors.TargetError("what?"), 2, "error: what?"),
+        (errors.InfeasibleBudgetError("no way", best={"latency_ms": 3.0}), 3, "error: no way"),
+        (errors.DeviceError("gone"), 4, "error: gone"),
+        (errors.MissingInputError("no file"), 5, "error: no file"),
+        (errors.OfatvmError("two\nlines\x1b[31m"), 1, "error: two lines [31m"),
+        (click.UsageError("odd option."), 2, "error: odd option (see ofatvm try --help)"),
+        (KeyboardInterrupt(), 130, "error: interrupted (the same command continues)"),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            2,
+            "error: cannot use /x: Permission denied",
+        ),
+        (
+            OSError(30, "Read-only file system", "/x"),
+            2,
+            "error: cannot use /x: Read-only file system",
+        ),
+        (no_space(), 1, "error: no space left on the disk for /x/file (free some)"),
+        (FileNotFoundError(2, "No such file", "/x"), 5, "error: there is no /x"),
+        (MemoryError(), 1, "error: out of memory (close other programs and try again)"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "internal error: ZeroDivisionError: by zero (set OFATVM_DEBUG=1 for the traceback)",
+        ),
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            1,
+            "internal error: BrokenPipeError: [Errno 32] Broken pipe "
+            "(set OFATVM_DEBUG=1 for the traceback)",
+        ),
+    ],
+)
+def test_a_failure_is_one_line_and_in_json_one_object(
+    ofatvm: Ofatvm, body: Any, monkeypatch: Any, error: BaseException, code: int, line: str
+) -> None:
+    monkeypatch.setattr(main_module, "stdout_closed", lambda: False)
+    body(raising(error))
+    plain = ofatvm("try")
+    assert (plain.code, plain.out, plain.err) == (code, "", line + "\n")
+    answer = ofatvm("try", "--json")
+    assert (answer.code, answer.err) == (code, "")
+    assert answer.json["ok"] is False
+    assert answer.json["schema"] == 1
+    assert answer.json["error"]["exit_code"] == code
+    assert answer.json["error"]["message"]
+
+
+def test_sqlite_errors_are_store_errors(ofatvm: Ofatvm, body: Any) -> None:
+    body(raising(sqlite3.DatabaseError("database disk image is malformed")))
+    answer = ofatvm("try", "--json")
+    assert answer.code == 2
+    assert answer.json["error"]["kind"] == "StoreError"
+
+
+def test_the_best_achievable_is_in_the_json(ofatvm: Ofatvm, body: Any) -> None:
+    body(raising(errors.InfeasibleBudgetError("no way", best={"latency_ms": 3.5})))
+    assert ofatvm("try", "--json").json["error"]["best"] == {"latency_ms": 3.5}
+
+
+def test_the_traceback_is_there_for_those_who_ask(
+    ofatvm: Ofatvm, body: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("OFATVM_DEBUG", "1")
+    body(raising(ZeroDivisionError("by zero")))
+    assert "Traceback" in ofatvm("try").err
+
+
+def test_a_result_is_text_or_json(ofatvm: Ofatvm, body: Any, tmp_path: Path) -> None:
+    def function(run: Run, **options: Any) -> Result:
+        run.on_event(StageStarted("tune", 3))
+        data = {"folder": run.workspace, "n": 3}
+        return Result(data, lambda width: f"n is {data['n']}")
+
+    body(function)
+    plain = ofatvm("try", "--workspace", tmp_path)
+    assert (plain.code, plain.out, plain.err) == (0, "n is 3\n", "tune (of 3)\n")
+    assert ofatvm("try", "-q").err == ""
+    answer = ofatvm("try", "--json", "--workspace", tmp_path)
+    assert answer.json == {"schema": 1, "ok": True, "folder": str(tmp_path), "n": 3}
+
+
+def test_lines_are_json_lines(ofatvm: Ofatvm, body: Any) -> None:
+    body(lambda run, **options: Result({}, lambda width: "", lines=[{"a": 1}, {"a": 2}]))
+    lines = ofatvm("try", "--json").out.splitlines()
+    assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 2}]
+
+
+def test_an_answer_may_carry_an_error(ofatvm: Ofatvm, body: Any) -> None:
+    wrong = errors.BundleError("digest differs", hint="do not use it")
+    body(lambda run, **options: Result({"checked": 3}, lambda width: "3 checked", error=wrong))
+    plain = ofatvm("try")
+    assert (plain.code, plain.out) == (2, "3 checked\n")
+    assert plain.err == "error: digest differs (do not use it)\n"
+    answer = ofatvm("try", "--json").json
+    assert (answer["ok"], answer["checked"]) == (False, 3)
+    assert answer["error"]["kind"] == "BundleError"
+
+
+def test_not_a_number_is_never_printed_as_json(ofatvm: Ofatvm, body: Any) -> None:
+    body(lambda run, **options: Result({"x": float("nan")}, lambda width: ""))
+    answer = ofatvm("try", "--json")
+    assert answer.code == 1
+    assert answer.json["error"]["kind"] == "InternalError"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["doctor", "--nonsense"], ["--nonsense"], ["status", "extra"]]
+)
+def test_wrong_usage_is_exit_2(ofatvm: Ofatvm, arguments: list[str]) -> None:
+    plain = ofatvm(*arguments)
+    assert (plain.code, plain.out, plain.err.count("\n")) == (2, "", 1)
+    assert plain.err.startswith("error: ")
+    answer = ofatvm(*arguments, "--json")
+    assert answer.json["error"]["exit_code"] == answer.code == 2
+
+
+def test_help_and_version(ofatvm: Ofatvm) -> None:
+    for arguments in ([], ["--help"], ["-h"], ["doctor", "--help"]):
+        answer = ofatvm(*arguments)
+        assert (answer.code, answer.err) == (0, "")
+        assert answer.out.startswith("Usage: ofatvm")
+    assert ofatvm("--version").out == f"ofatvm, version {__version__}\n"
+
+
+def test_help_is_quick() -> None:
+    command = [sys.executable, "-c", "from ofatvm.cli.main import main; main(['--help'])"]
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["doctor", "--json"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    code = "import sys; from ofatvm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_exit_130(number: signal.Signals) -> None:
+    code = """
+import sys, time, types, click
+from ofatvm.cli import main as m
+def body(run):
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(60)
+command = click.command("wait")(m.common_options(body))
+sys.modules["waiting"] = types.SimpleNamespace(command=command)
+m.LAZY["wait"] = ("waiting:command", "Wait.")
+sys.exit(m.main(["wait"]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stderr.read() == "error: interrupted (the same command continues)\n"
+    assert process.wait() == 130
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "value", ["-5", "0", "nan", "inf", "1e400", "1e9", "1_0", "", "twenty", "١٢", "5ms", "0x10"]
+)
+def test_absurd_budgets_are_refused(ofatvm: Ofatvm, body: Any, value: str) -> None:
+    body(lambda run, **options: Result({}, lambda width: ""))
+    answer = ofatvm("try", "--latency-ms", value, "--json")
+    assert answer.code == 2
+    assert answer.json["error"]["kind"] == "BudgetError"
+    assert "--latency-ms" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"),
+    [
+        (options.LATENCY_MS, {"20": 20.0, "1.5e1": 15.0, "+.5": 0.5}),
+        (options.MACS, {"300M": 3e8, "2.5e8": 2.5e8, "0.3G": 3e8}),
+        (options.ACCURACY, {"75": 75.0, "100": 100.0}),
+        (options.DURATION, {"90s": 90.0, "15m": 900.0, "2h": 7200.0, "1h30m": 5400.0}),
+        (options.SEED, {"0": 0, str(2**63 - 1): 2**63 - 1}),
+        (options.THREADS, {"1": 1}),
+    ],
+)
+def test_good_values_are_read(kind: click.ParamType[Any], good: dict[str, float]) -> None:
+    for text, value in good.items():
+        assert kind.convert(text, None, None) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (options.ACCURACY, ["101", "-1"]),
+        (options.DURATION, ["90", "", "2 hours", "-1h", "0s", "99999h", "1e9s", "h"]),
+        (options.SEED, ["-1", str(2**63), "1.5", "9" * 5000, "0x1"]),
+        (options.THREADS, ["0", "100000", "two"]),
+        (options.RESOLUTION, ["0", "224.0"]),
+        (options.MACS, ["M", "1T", "1e14"]),
+    ],
+)
+def test_bad_values_are_budget_errors(kind: click.ParamType[Any], bad: list[str]) -> None:
+    for text in bad:
+        with pytest.raises(errors.BudgetError) as caught:
+            kind.convert(text, None, None)
+        assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("typed", "target"),
+    [
+        (["--target", "llvm", "-mcpu=cortex-a72"], "llvm -mcpu=cortex-a72"),
+        (["--target", "llvm -mcpu=cortex-a72"], "llvm -mcpu=cortex-a72"),
+        (
+            ["--target=llvm", "-mattr=+neon,+q", "-num-cores", "4"],
+            "llvm -mattr=+neon,+q -num-cores 4",
+        ),
+        (["--target", "llvm", "-mcpu=x", "--json"], "llvm -mcpu=x"),
+        (["--target", "host", "-q"], "host"),
+        (["--target", ""], ""),
+    ],
+)
+def test_a_target_may_be_typed_unquoted(
+    ofatvm: Ofatvm, body: Any, typed: list[str], target: str
+) -> None:
+    body(lambda run, **options: Result({"target": options["target"]}, lambda width: ""))
+    assert ofatvm("try", "--json", *typed).json["target"] == target
+
+
+def test_words_after_two_dashes_are_left_alone() -> None:
+    words = ["verify", "--", "--target", "llvm", "-mcpu=x"]
+    assert options.join_target(words) == words
+    assert options.join_target(["--target"]) == ["--target"]
+
+
+COLUMNS = [
+    Column("arch", "architecture", left=True),
+    Column("ms", "latency", "{:.1f} ms".format),
+    Column("n", "n"),
+]
+ROWS = [{"arch": "mbv3/" + "33." * 20, "ms": 4.25, "n": 3}, {"arch": "b", "ms": None, "n": 12}]
+
+
+def test_a_table_is_aligned() -> None:
+    lines = table(ROWS, COLUMNS).splitlines()
+    assert len(lines) == 3
+    assert len({line.rindex(end) for line, end in zip(lines, "n32", strict=True)}) == 1
+    assert lines[2].split() == ["b", "-", "12"]
+
+
+def test_a_narrow_table_puts_wide_columns_below_uncut() -> None:
+    lines = table(ROWS, COLUMNS, 60).splitlines()
+    assert lines[0].split() == ["latency", "n"]
+    assert lines[2].strip() == f"architecture: {ROWS[0]['arch']}"
+    assert all(len(line) <= 60 for line in (lines[0], lines[1], lines[3]))
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in table([{"arch": "a\x1b[2J\nb", "ms": 1.0}], COLUMNS)
+    assert render.one_line("a\n b\x07\udcff") == "a b  "
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def progress_on(stream: io.StringIO, *, quiet: bool = False) -> str:
+    seconds = iter(range(1000))
+    show = Progressor(stream=stream, quiet=quiet, clock=lambda: float(next(seconds)))
+    show(StageStarted("tune", 40, "host"))
+    for done in range(1, 31):
+        show(Progress("tune", done, 40, "best 4.1 ms"))
+    show(Notice("warning", "noisy\nmachine"))
+    show(Notice("info", "fyi"))
+    show(StageFinished("tune", "40 kernels", 75.0))
+    show.close()
+    return stream.getvalue()
+
+
+def test_without_a_terminal_a_line_now_and_then() -> None:
+    lines = progress_on(io.StringIO()).splitlines()
+    assert lines[0] == "tune (of 40): host"
+    assert lines[1:4] == [
+        "tune 10/40, 1/s, ETA 30 s, best 4.1 ms",
+        "tune 20/40, 1/s, ETA 20 s, best 4.1 ms",
+        "tune 30/40, 1/s, ETA 10 s, best 4.1 ms",
+    ]
+    assert lines[4:] == ["warning: noisy machine", "fyi", "tune: 40 kernels done in 1m15s"]
+
+
+def test_on_a_terminal_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = progress_on(Terminal())
+    assert "\x1b[33mwarning: \x1b[0m" in text
+    drawn = text.split("\x1b")[0].split("\r")
+    assert len(drawn) > 60
+    assert all(len(line) < 30 for line in drawn)
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in progress_on(Terminal())
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\r" not in progress_on(Terminal())
+
+
+def test_quiet_leaves_warnings() -> None:
+    assert progress_on(io.StringIO(), quiet=True) == "warning: noisy machine\n"
+
+
+def test_a_resumed_stage_counts_only_new_steps_in_its_rate() -> None:
+    seconds = iter([0.0, 100.0, 110.0])
+    stream = io.StringIO()
+    show = Progressor(stream=stream, clock=lambda: next(seconds))
+    show(StageStarted("tune", 100))
+    show(Progress("tune", 80, 100))
+    show(Progress("tune", 90, 100))
+    assert stream.getvalue().splitlines()[-1] == "tune 90/100, 1/s, ETA 10 s"

@@ -1,0 +1,81 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGENET_ROWS = ROOT.parent / "shared" / "data" / "imagenet_top1_ofa_mbv3_w1.0_r224.csv"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ofatvm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run `ofatvm ARGUMENTS...` in this process."""
+    from ofatvm.cli.main import main
+
+    def run(*arguments: object) -> Answer:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def make_measurement() -> Callable[..., Any]:
+    """Build a valid measurement; keywords replace its fields."""
+    from ofatvm.measurement import Measurement
+
+    def make(**changes: Any) -> Any:
+        fields: dict[str, Any] = {
+            "arch": "mbv3w1.0/224/33.33-33.33-33.33-33.33-33.33",
+            "space": "ofa_mbv3_d234_e346_k357_w1.0",
+            "target": "f00d",
+            "device": "local",
+            "kind": "measured",
+            "threads": 2,
+            "source": "search",
+            "latency_ms": 4.5,
+            "p90_ms": 4.9,
+            "ci_low_ms": 4.4,
+            "ci_high_ms": 4.6,
+            "samples_ms": (4.4, 4.5, 4.6),
+            "calibration_ratio": 0.98,
+            "library": "abc",
+            "versions": {"tvm": "0.27.0"},
+            "seed": 7,
+        }
+        return Measurement(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def imagenet_rows() -> Path:
+    """The table of measured ImageNet subnets, on machines that have it."""
+    if not IMAGENET_ROWS.is_file():
+        pytest.skip("the table of ImageNet subnets is not on this machine")
+    return IMAGENET_ROWS
