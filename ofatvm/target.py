@@ -15,6 +15,7 @@ from ofatvm.errors import MissingInputError, TargetError
 from ofatvm.paths import data_dir
 
 MAX_CORES = 1024
+MAX_FILE_BYTES = 64 * 1024
 _KEYS = ("kind", "mtriple", "mcpu", "mattr", "num-cores")
 
 
@@ -22,8 +23,8 @@ _KEYS = ("kind", "mtriple", "mcpu", "mattr", "num-cores")
 class Target:
     """A machine to generate code for, as TVM's target dict, and the threads that will run it.
 
-    `family` names targets whose tuning records serve this one too, nearest first; `notes` says where
-    the description comes from and how far it was verified.
+    `family` names targets whose tuning records serve this one too, nearest first; `notes` says
+    where the description comes from and how far it was verified.
     """
 
     name: str
@@ -38,12 +39,13 @@ class Target:
 
     def __post_init__(self) -> None:
         """Check names and numbers; whether LLVM knows the CPU is checked by the compiler layer."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            raise TargetError(
-                f"a target name is letters, digits, '.', '_' and '-', got {self.name[:60]!r}"
-            )
         if self.kind not in ("llvm", "cuda"):
             raise TargetError(f"target kind must be llvm or cuda, got {self.kind[:60]!r}")
+        for name in (self.name, *self.family):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise TargetError(
+                    f"a target name is letters, digits, '.', '_' and '-', got {name[:60]!r}"
+                )
         for label, value in (("mtriple", self.mtriple), ("mcpu", self.mcpu)):
             if not re.fullmatch(r"[A-Za-z0-9._+-]{0,64}", value):
                 raise TargetError(f"{label} holds an unexpected character: {value[:60]!r}")
@@ -52,7 +54,8 @@ class Target:
                 raise TargetError(f"an attribute is +name or -name, got {attribute[:60]!r}")
         for label, number in (("num-cores", self.num_cores), ("threads", self.threads)):
             if not 0 <= number <= MAX_CORES or (label == "num-cores" and number < 1):
-                raise TargetError(f"{label} must be 1 to {MAX_CORES}, got {number}")
+                shown = number if abs(number) < 10**9 else "a number far beyond"
+                raise TargetError(f"{label} must be 1 to {MAX_CORES}, got {shown}")
         if self.threads > self.num_cores:
             raise TargetError(
                 f"{self.threads} threads on a target of {self.num_cores} cores",
@@ -123,8 +126,10 @@ def _from_words(words: list[str]) -> Target:
                 hint="options are -mtriple=, -mcpu=, -mattr= and -num-cores=",
             )
         key, value = match.groups()
+        if key in options:
+            raise TargetError(f"-{key} is given twice in the target")
         if key == "num-cores":
-            if not value.isdecimal() or len(value) > 6:
+            if not re.fullmatch(r"[0-9]{1,6}", value):
                 raise TargetError(f"num-cores must be a whole number, got {value[:60]!r}")
             options[key] = int(value)
         else:
@@ -134,13 +139,23 @@ def _from_words(words: list[str]) -> Target:
 
 def load_target(path: Path) -> Target:
     """A target from a TOML file with the keys of TVM's target dict, and threads, family, notes."""
+    shown = repr(str(path)[-60:])
     try:
+        # Devices and pipes would be read for ever.
+        if not path.is_file():
+            raise MissingInputError(f"no target file {shown}", hint="see `ofatvm targets`")
         with path.open("rb") as file:
-            value = tomllib.load(file)
-    except (FileNotFoundError, IsADirectoryError):
-        raise MissingInputError(f"no target file {path}", hint="see `ofatvm targets`") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path} is not valid TOML: {error}") from None
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise TargetError(f"cannot read target file {shown}: {error.strerror}") from None
+    except ValueError:
+        raise TargetError(f"not a file name: {shown}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise TargetError(f"target file {shown} is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        value = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise TargetError(f"{shown} is not valid TOML: {error}") from None
     return target_from_dict(value, name=path.stem)
 
 
@@ -159,10 +174,12 @@ def target_from_dict(value: Any, *, name: str) -> Target:
         *((key, list) for key in ("mattr", "family")),
     ):
         if key in value and type(value[key]) is not kind:
-            raise TargetError(f"target option {key} must be a {kind.__name__}, got {value[key]!r}")
+            raise TargetError(
+                f"target option {key} must be a {kind.__name__}, got a {type(value[key]).__name__}"
+            )
     for key in ("mattr", "family"):
         if any(type(item) is not str for item in value.get(key, [])):
-            raise TargetError(f"target option {key} must be a list of strings: {value[key]!r}")
+            raise TargetError(f"target option {key} must be a list of strings")
     mcpu = value.get("mcpu", "")
     return Target(
         name=name or mcpu or value.get("mtriple", "") or value.get("kind", "llvm"),

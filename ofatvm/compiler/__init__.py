@@ -1,0 +1,1 @@
+"""From operator graphs to machine code: fusion plan, schedules, kernels, programs."""

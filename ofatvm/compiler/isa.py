@@ -1,20 +1,30 @@
-"""What LLVM knows of a target: whether the CPU exists, its vector unit, and this machine's own CPU."""
+"""What LLVM knows of a target: whether the CPU exists, its vector unit, and this machine's CPU."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import TargetError
 from ofatvm.target import Target
-from ofatvm.tuning.space import VectorUnit
 
 if TYPE_CHECKING:
     import tvm.target
 
-_ARCHITECTURES = ("x86_64", "i686", "aarch64", "arm", "riscv64", "riscv32")
+# First words of triples that LLVM takes; it ends the process on many a word that is not of these.
+_ARCHITECTURES = (
+    *("x86_64", "i686", "aarch64", "arm64", "arm", "armv7", "armv7a", "armv7l", "armv8l"),
+    *("riscv64", "riscv32"),
+)
+_LEVELS = {
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
+}
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
@@ -24,12 +34,12 @@ def tvm_target(target: Target) -> tvm.target.Target:
     check_cpu(target)
     try:
         return tvm.target.Target(target.to_dict())
-    except (ValueError, tvm.error.TVMError) as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise TargetError(f"TVM refuses target {target.name}: {_first_line(error)}") from None
 
 
 def check_cpu(target: Target) -> None:
-    """Raise TargetError unless LLVM has code generation for this triple and CPU."""
+    """Raise TargetError unless LLVM has code generation for this triple, CPU and attributes."""
     if target.kind != "llvm":
         raise TargetError(
             f"target kind {target.kind} is not supported yet", hint="use an llvm target"
@@ -37,9 +47,7 @@ def check_cpu(target: Target) -> None:
     import tvm
     from tvm.target import codegen
 
-    # LLVM ends the process on a triple whose architecture it does not know, so it is never asked.
-    architecture = target.mtriple.split("-")[0]
-    if target.mtriple and not architecture.startswith(_ARCHITECTURES):
+    if target.mtriple and target.mtriple.split("-")[0] not in _ARCHITECTURES:
         raise TargetError(
             f"no code generation for triple {target.mtriple!r}",
             hint=f"it should start with one of {', '.join(_ARCHITECTURES)}, as aarch64-linux-gnu",
@@ -47,7 +55,7 @@ def check_cpu(target: Target) -> None:
     base = tvm.target.Target({"kind": "llvm", **_triple(target)})
     try:
         known = list(codegen.llvm_get_cpu_archlist(base))
-    except (ValueError, RuntimeError, tvm.error.TVMError) as error:
+    except (ValueError, RuntimeError) as error:
         raise TargetError(
             f"LLVM knows no triple {target.mtriple!r}: {_first_line(error)}",
             hint="a triple is like aarch64-linux-gnu",
@@ -59,13 +67,22 @@ def check_cpu(target: Target) -> None:
             f"LLVM knows no CPU {target.mcpu!r} for {where}",
             hint=f"the nearest name is {near[0]}" if near else "",
         )
+    for attribute in target.mattr:
+        # LLVM only warns of what it does not know. Asked alone, what it knows is switched on.
+        alone = {"kind": "llvm", **_triple(target), "mattr": [f"+{attribute[1:]}"]}
+        if attribute[1:] not in codegen.llvm_get_cpu_features(tvm.target.Target(alone)):
+            raise TargetError(
+                f"LLVM knows no attribute {attribute!r} for {target.mtriple or 'this machine'}",
+                hint="attributes are like +avx2, -prefer-256-bit or +neon",
+            )
 
 
 def vector_unit(target: Target) -> VectorUnit:
-    """The target's float32 vectors: AVX-512 has 32 registers of 16 lanes, AVX 16 of 8, NEON 32 of 4."""
+    """The target's float32 vectors: AVX-512 has 32 of 16 lanes, AVX 16 of 8, NEON 32 of 4."""
     from tvm.target import codegen
 
     built = tvm_target(target)
+    triple = target.mtriple or str(codegen.llvm_get_system_triple())
 
     def has(feature: str) -> bool:
         return bool(codegen.llvm_cpu_has_features(feature, built))
@@ -74,7 +91,7 @@ def vector_unit(target: Target) -> VectorUnit:
         lanes, registers = 16, 32
     elif has("avx"):
         lanes, registers = 8, 16
-    elif target.mtriple.startswith("aarch64"):
+    elif triple.startswith(("aarch64", "arm64")):
         lanes, registers = 4, 32
     else:
         lanes, registers = 4, 16
@@ -82,26 +99,42 @@ def vector_unit(target: Target) -> VectorUnit:
 
 
 def host_target(threads: int | None = None) -> Target:
-    """This machine's own CPU, as many cores as this process may use, and the families it belongs to."""
+    """This machine's CPU, as many cores as this process may use, and the families it belongs to.
+
+    Where the CPU does not do all that its name promises (a virtual machine may hide vector units),
+    or LLVM does not know its name, the target is the widest common level that it does.
+    """
     import tvm
     from tvm.target import codegen
 
     cpu = str(codegen.llvm_get_system_cpu())
     cores = len(os.sched_getaffinity(0))
+    built = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
+    promised = [level for level, needed in _LEVELS.items() if _has(built, needed)]
+    flags = _cpu_flags()
+    real = [level for level, needed in _LEVELS.items() if flags.issuperset(needed)]
+    vectors = {name for name in codegen.llvm_get_cpu_features(built) if name.startswith("avx")}
+    if flags and (promised != real or not flags.issuperset(vectors)):
+        cpu, promised = next(iter(real), "x86-64"), real
+    family = tuple(level for level in promised if level != cpu)
     target = Target(name=cpu, mcpu=cpu, num_cores=cores, threads=threads or 0)
-    built = tvm.target.Target(target.to_dict())
-    levels = {
-        "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
-        "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
-    }
-    family = tuple(
-        name
-        for name, needed in levels.items()
-        if all(codegen.llvm_cpu_has_features(feature, built) for feature in needed)
-    )
     # Without this, LLVM's tuning for some AVX-512 CPUs splits every 512-bit operation in two.
-    mattr = ("-prefer-256-bit",) if "x86-64-v4" in family else ()
+    mattr = ("-prefer-256-bit",) if "x86-64-v4" in promised else ()
     return replace(target, family=family, mattr=mattr, notes="detected on this machine")
+
+
+def _has(built: tvm.target.Target, features: Iterable[str]) -> bool:
+    from tvm.target import codegen
+
+    return all(codegen.llvm_cpu_has_features(feature, built) for feature in features)
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What an x86 CPU says it can do, in LLVM's spelling; empty for others."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    lines = (line.partition(":") for line in text.splitlines())
+    flags = next((value for key, _, value in lines if key.strip() == "flags"), "")
+    return frozenset(flags.replace("_", "").split())
 
 
 def _triple(target: Target) -> dict[str, str]:

@@ -16,11 +16,19 @@ def link_host(output: str, objects: Sequence[str], options: Any = None, **_: Any
     TVM's modules need nothing but libc and the already loaded runtime, so the bare linker does; it
     takes a tenth of the time of a compiler driver.
     """
-    linker = shutil.which("ld")
-    if linker is None:
-        raise MissingInputError("no linker found (ld)", hint="apt-get install binutils")
+    # A module without machine code of its own comes as a C file, which needs a compiler first.
+    needs_compiler = any(name.endswith(".c") for name in objects)
+    tool, package = ("cc", "gcc") if needs_compiler else ("ld", "binutils")
+    path = shutil.which(tool)
+    if path is None:
+        raise MissingInputError(f"no {tool} found", hint=f"apt-get install {package}")
+    flags = (
+        ["-shared", "-fPIC", "-Wl,-z,noexecstack"]
+        if needs_compiler
+        else ["-shared", "-z", "noexecstack"]
+    )
     done = subprocess.run(
-        [linker, "-shared", "-z", "noexecstack", "-o", output, *objects],
+        [path, *flags, "-o", output, *objects],
         capture_output=True,
         text=True,
         check=False,

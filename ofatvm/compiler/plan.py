@@ -1,7 +1,7 @@
 """Which operators become one kernel: the fusion plan from an operator graph to kernel calls.
 
-The plan is explicit instead of a compiler pass, so that the workloads of a whole search space can be
-counted without lowering a single network, and every compiler sees the same kernels.
+The plan is explicit instead of a compiler pass, so that the workloads of a whole search space can
+be counted without lowering a single network, and every compiler sees the same kernels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ofatvm.graph import Operator, operators
 class Workload:
     """One distinct fused kernel at batch size 1: what is tuned, compiled and measured as a unit.
 
-    Tensors are (height, width, channels), or (channels,) after a global mean. `scaled`: the input is
-    multiplied by a vector of channels first (squeeze-excite). `residual`: a tensor of the output's
-    shape is added last.
+    Tensors are (height, width, channels), or (channels,) after a global mean. `scaled`: the input
+    is multiplied by a vector of channels first (squeeze-excite). `residual`: a tensor of the
+    output's shape is added last.
     """
 
     kind: str
@@ -86,7 +86,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """One call of a kernel: `inputs` name the nodes whose tensors it reads, `output` the one it makes.
+    """One call of a kernel: `inputs` name the nodes it reads, `output` the one it makes.
 
     `inputs` holds the main input, then the scale vector and the residual where there are such;
     `weights` names the node the weight and bias belong to ("" for none).
@@ -101,8 +101,8 @@ class KernelCall:
 def kernel_calls(graph: nx.DiGraph[str]) -> list[KernelCall]:
     """The kernels of an operator graph in execution order.
 
-    A `scale` is fused into the pointwise convolution that reads it, an `add` into the one that feeds
-    it; everything else is a kernel of its own.
+    A `scale` is fused into the pointwise convolution that reads it, an `add` into the one that
+    feeds it; everything else is a kernel of its own.
     """
     every = operators(graph)
     calls = []

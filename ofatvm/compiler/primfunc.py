@@ -37,9 +37,7 @@ def workload_module(workload: Workload) -> IRModule:
         arguments.append(residual)
     if scale is not None:
         unscaled = x
-        x = te.compute(
-            unscaled.shape, lambda h, w, c: unscaled[h, w, c] * scale[c], name="scaled"
-        )
+        x = te.compute(unscaled.shape, lambda h, w, c: unscaled[h, w, c] * scale[c], name="scaled")
     accumulated = _ACCUMULATE[workload.kind](workload, x, weight)
 
     def epilogue(*index: Any) -> Any:

@@ -25,10 +25,10 @@ class ScheduleConfig:
     """One point of the schedule space.
 
     A kernel computes tiles of `rows` x `columns` pixels x (`groups` * `lanes`) channels in
-    registers; `unroll` steps of the innermost reduction are written out. `block_rows` rows of output
-    share one padded copy of the input (conv, depthwise). `order`: which outer loop runs slowest, or
-    PANEL: each pixel tile keeps its scaled input and runs over all channels. `parallel` 0 leaves the
-    kernel on one thread.
+    registers; `unroll` steps of the innermost reduction are written out. `block_rows` rows of
+    output share one padded copy of the input (conv, depthwise). `order`: which outer loop runs
+    slowest, or PANEL: each pixel tile keeps its scaled input and runs over all channels. `parallel`
+    0 leaves the kernel on one thread.
     """
 
     rows: int
@@ -52,6 +52,15 @@ def packed_shape(workload: Workload, config: ScheduleConfig) -> tuple[int, ...] 
     if shape is None:
         return None
     return (shape[-1] // config.channels, *shape[:-1], config.channels)
+
+
+def kernel_shapes(workload: Workload, config: ScheduleConfig) -> list[tuple[int, ...]]:
+    """Argument shapes of a scheduled kernel: the workload's, with the weight packed."""
+    shapes = list(workload.argument_shapes)
+    packed = packed_shape(workload, config)
+    if packed is not None:
+        shapes[1] = packed
+    return shapes
 
 
 def scheduled(workload: Workload, config: ScheduleConfig) -> Schedule:
@@ -118,12 +127,13 @@ def _finish(
     """Unroll and vectorise a tile, its initialisation and its epilogue, computed at loop `at`."""
     out = sch.get_sblock("out")
     sch.reverse_compute_at(out, at)
-    _, lanes = sch.split(sch.get_loops(out)[-1], [None, config.lanes])
     loops = sch.get_loops(out)
     shared = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(at)))
-    for loop in loops[shared + 1 : -1]:
-        sch.unroll(loop)
-    sch.vectorize(lanes)
+    if loops[shared + 1 :]:  # a tile of one element has no loops of its own
+        _, lanes = sch.split(loops[-1], [None, config.lanes])
+        for loop in sch.get_loops(out)[shared + 1 : -1]:
+            sch.unroll(loop)
+        sch.vectorize(lanes)
     for loop in tile[:-1]:
         sch.unroll(loop)
     sch.vectorize(tile[-1])
@@ -131,7 +141,7 @@ def _finish(
 
 
 def _schedule_spatial(sch: Any, workload: Workload, config: ScheduleConfig) -> None:
-    """conv and depthwise: `block_rows` rows share one padded copy of their input."""
+    """Conv and depthwise: `block_rows` rows share one padded copy of their input."""
     block = sch.get_sblock("accumulate")
     _pack_weight(sch, block, config)
     h, w, c, *reduction = sch.get_loops(block)
@@ -141,12 +151,13 @@ def _schedule_spatial(sch: Any, workload: Workload, config: ScheduleConfig) -> N
     outer = [c0, hb] if config.order == CHANNELS_OUTER else [hb, c0]
     sch.reorder(*outer, h0, w0, *reduction, h1, w1, c1, c2)
     blocks = _outer(sch, outer, config)
-    pad = sch.get_sblock("pad")
-    sch.compute_at(pad, blocks)
-    loops = sch.get_loops(pad)
-    if workload.kind == "depthwise":
-        _, lanes = sch.split(loops[-1], [None, config.lanes])
-        sch.vectorize(lanes)
+    if workload.kernel > 1:
+        pad = sch.get_sblock("pad")
+        sch.compute_at(pad, blocks)
+        loops = sch.get_loops(pad)
+        if workload.kind == "depthwise":
+            _, lanes = sch.split(loops[-1], [None, config.lanes])
+            sch.vectorize(lanes)
     for loop in reduction[1:]:
         sch.unroll(loop)
     if config.unroll > 1:

@@ -1,8 +1,8 @@
 """The trial journal: every acknowledged tuning trial of one target, one checked line each.
 
-`trials.jsonl` is the only copy that matters: TVM's record files beside it are made from it. A line is
-a JSON object with a CRC of the rest; appending is flushed and fsynced before a trial counts. Damaged
-lines are moved to `trials.damaged` and counted.
+`trials.jsonl` is the only copy that matters: TVM's record files beside it are made from it. A line
+is a JSON object with a CRC of the rest; appending is flushed and fsynced before a trial counts.
+Damaged lines are moved to `trials.damaged` and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ofatvm.compiler.schedule import ScheduleConfig
-from ofatvm.errors import BusyError, RecordError
+from ofatvm.errors import BusyError, OfatvmError, RecordError
 
 TRIAL, FINAL = "trial", "final"
 FAILURES = ("build", "run")
@@ -68,15 +68,29 @@ def parse_line(line: bytes) -> Trial | None:
         text = json.dumps(value, separators=(",", ":"))
         if f"{zlib.crc32(text.encode()):08x}" != crc:
             return None
-        return Trial(
+        trial = Trial(
             workload=value["workload"],
             config=ScheduleConfig(*value["config"]),
             seconds=tuple(value["seconds"]),
             error=value.get("error", ""),
             stage=value.get("stage", TRIAL),
         )
+        return trial if _makes_sense(trial) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _makes_sense(trial: Trial) -> bool:
+    """Whether every field has its type and the times are times."""
+    numbers = astuple(trial.config)
+    return (
+        all(type(text) is str for text in (trial.workload, trial.error))
+        and trial.stage in (TRIAL, FINAL)
+        and all(type(number) is int for number in numbers)
+        and min(numbers[:6]) >= 1
+        and all(type(s) is float and math.isfinite(s) and s > 0 for s in trial.seconds)
+        and bool(trial.seconds) != bool(trial.error)
+    )
 
 
 @dataclass(slots=True)
@@ -114,9 +128,13 @@ class Journal:
                 f"another process is tuning into {folder}", hint="wait for it, or stop it"
             ) from None
         journal = cls(folder, _lock=lock)
-        bad = journal._load()
-        if bad:
-            journal._repair(bad)
+        try:
+            bad = journal._load()
+            if bad:
+                journal._repair(bad)
+        except OSError:
+            lock.close()
+            raise
         return journal
 
     def __enter__(self) -> Journal:
@@ -139,16 +157,20 @@ class Journal:
         if self._lock is None:
             raise RecordError(f"{self.path} was opened for reading only")
         data = "".join(trial.to_line() for trial in trials).encode()
-        with self.path.open("ab") as file:
+        # Unbuffered: closing the file must not write what is left after an error.
+        with self.path.open("ab", buffering=0) as file:
             start = file.tell()
             try:
-                file.write(data)
-                file.flush()
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:])
                 os.fsync(file.fileno())
-            except OSError:
+            except OSError as error:
                 # Half a batch must not stay behind a full disk's error.
-                os.truncate(self.path, start)
-                raise
+                file.truncate(start)
+                raise OfatvmError(
+                    f"cannot write {self.path}: {error.strerror}", hint="free some space"
+                ) from error
         self._add(trials)
 
     def best(self, workload: str) -> Trial | None:
@@ -195,8 +217,11 @@ class Journal:
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file whole: temporary file, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.space import VectorUnit, default_config, features, schedule_space, work
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
 from ofatvm.tuning.journal import FINAL, Journal, Trial
-from ofatvm.tuning.space import VectorUnit, default_config, features, schedule_space, work
-from ofatvm.tuning.workers import Timing, Workers, kernel_shapes
+from ofatvm.tuning.workers import Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
 
 BATCH = 16
@@ -55,8 +55,8 @@ def tune(
 ) -> TuningSummary:
     """Bring every workload to `trials_per_workload` trials in total, or its whole space if smaller.
 
-    The budget counts what earlier runs did. After its trials, each workload's best few and its default
-    schedule are measured once more side by side; the fastest of these is the record.
+    The budget counts what earlier runs did. After its trials, each workload's best few and its
+    default schedule are measured once more side by side; the fastest of these is the record.
     """
     started = time.monotonic()
     deadline = started + time_budget_s

@@ -3,9 +3,9 @@
 Each worker pays for importing TVM once. A candidate that crashes or hangs takes down its worker,
 which is started again; the candidate is recorded as failed.
 
-A reference kernel is timed beside every candidate. Where it runs slower than it has run before, other
-work is disturbing the machine: the candidate is timed again, and in the end its time is divided by the
-reference's slowdown, so that trials from busy and quiet minutes can be compared.
+A reference kernel is timed beside every candidate. Where it runs slower than it has run before,
+other work is disturbing the machine: the candidate is timed again, and in the end its time is
+divided by the reference's slowdown, so that trials from busy and quiet minutes can be compared.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, packed_shape
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.errors import CompileError
-from ofatvm.tuning.space import VectorUnit, default_config
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -74,7 +74,10 @@ class Workers:
             maximum_process_uses=BUILDS_PER_WORKER,
         )
         self._run_pool = PopenPoolExecutor(
-            max_workers=1, timeout=RUN_TIMEOUT_S, initializer=_initialise, initargs=(self.unit.threads,)
+            max_workers=1,
+            timeout=RUN_TIMEOUT_S,
+            initializer=_initialise,
+            initargs=(self.unit.threads,),
         )
         return self
 
@@ -135,15 +138,6 @@ class Workers:
         return self._reference
 
 
-def kernel_shapes(workload: Workload, config: ScheduleConfig) -> list[tuple[int, ...]]:
-    """Argument shapes of a scheduled kernel: the workload's, with the weight packed."""
-    shapes = list(workload.argument_shapes)
-    packed = packed_shape(workload, config)
-    if packed is not None:
-        shapes[1] = packed
-    return shapes
-
-
 def _outcome(value: Any, job: Any, what: str) -> tuple[Any, str]:
     """A job's result (or `value` where it has none), or None and a one-line error."""
     try:
@@ -173,7 +167,7 @@ def build_kernel(
     from ofatvm.compiler.link import link_host
     from ofatvm.compiler.schedule import scheduled
 
-    module = tvm.driver.build(scheduled(workload, config).mod, target=tvm.target.Target(target))
+    module = tvm.tirx.build(scheduled(workload, config).mod, target=tvm.target.Target(target))
     module.export_library(path, fcompile=link_host)
 
 

@@ -15,8 +15,8 @@ from ofatvm.graph import operator_graph
 class WorkloadUse:
     """A workload and what it stands for in a set of networks.
 
-    `calls`: mean number of calls a network makes; `macs`: mean MACs a network spends in it; `share`:
-    its part of all MACs.
+    `calls`: mean number of calls a network makes; `macs`: mean MACs a network spends in it;
+    `share`: its part of all MACs.
     """
 
     workload: Workload
@@ -44,9 +44,9 @@ def population_workloads(archs: Iterable[Arch]) -> list[WorkloadUse]:
 def space_workloads(space: ArchSpace, resolution: int) -> list[WorkloadUse]:
     """Every workload that any subnet of the space has at a resolution, most compute first.
 
-    Enumerated, not sampled: a block's kernels depend only on its stage, on whether it is the stage's
-    first, and on its kernel size and expand ratio, so one full-depth network per (kernel, expand) pair
-    holds them all. `calls` is the mean over uniformly drawn subnets.
+    Enumerated, not sampled: a block's kernels depend only on its stage, on whether it is the
+    stage's first, and on its kernel size and expand ratio, so one full-depth network per (kernel,
+    expand) pair holds them all. `calls` is the mean over uniformly drawn subnets.
     """
     pairs = [(kernel, expand) for kernel in space.kernels for expand in space.expands]
     calls: dict[Workload, float] = defaultdict(float)

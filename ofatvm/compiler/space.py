@@ -1,4 +1,4 @@
-"""The points of the schedule space worth trying for a workload, and what a cost model sees of them."""
+"""The schedules worth trying for a workload, and what a cost model sees of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class VectorUnit:
 
 def schedule_space(workload: Workload, unit: VectorUnit) -> list[ScheduleConfig]:
     """All points for a workload, in a fixed order; never empty."""
-    return sorted(set(_SPACES[workload.kind](workload, unit)))
+    space = set(_SPACES[workload.kind](workload, unit, 4))
+    # Few pixels, or a map whose sides are prime, may leave no tile of four registers.
+    return sorted(space or set(_SPACES[workload.kind](workload, unit, 1)))
 
 
 def default_config(workload: Workload, unit: VectorUnit) -> ScheduleConfig:
@@ -80,9 +82,9 @@ def _fits(pixels: int, registers: int, unit: VectorUnit) -> bool:
     return pixels * registers <= unit.registers - 2
 
 
-def _pointwise(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
+def _pointwise(workload: Workload, unit: VectorUnit, least: int) -> Iterator[ScheduleConfig]:
     height, width, channels = workload.out_shape
-    minimum = min(4, height * width)
+    minimum = min(least, height * width)
     orders = (PIXELS_OUTER, CHANNELS_OUTER, PANEL)
     for rows, columns in _pixel_tiles(height, width, unit.registers):
         for groups, lanes, registers in _channel_tiles(channels, unit, 8):
@@ -94,21 +96,23 @@ def _pointwise(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]
                     yield ScheduleConfig(rows, columns, groups, lanes, unroll, order=order)
 
 
-def _spatial(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
+def _spatial(workload: Workload, unit: VectorUnit, least: int) -> Iterator[ScheduleConfig]:
     height, width, channels = workload.out_shape
     wide = workload.stride * (width - 1) + workload.kernel
     unrolls = (1,) if workload.kind == "conv" else (1, workload.kernel)
     for groups, lanes, registers in _channel_tiles(channels, unit, 8):
         deep = workload.in_shape[-1] if workload.kind == "conv" else groups * lanes
         for rows, columns in _pixel_tiles(height, width, unit.registers):
-            if not _fits(rows * columns, registers, unit) or rows * columns * registers < 4:
+            tile = rows * columns * registers
+            if not _fits(rows * columns, registers, unit) or tile < least:
                 continue
             for block_rows in _divisors(height, height):
                 high = workload.stride * (block_rows - 1) + workload.kernel
-                if block_rows % rows or 4 * high * wide * deep > PAD_BUFFER_BYTES:
+                large = 4 * high * wide * deep > PAD_BUFFER_BYTES and least + block_rows > 2
+                if block_rows % rows or large:
                     continue
                 for unroll in unrolls:
-                    if unroll > 1 and rows * columns * registers * unroll**2 > 700:
+                    if unroll > 1 and tile * unroll**2 > 700:
                         continue
                     for order in (PIXELS_OUTER, CHANNELS_OUTER):
                         yield ScheduleConfig(
@@ -116,7 +120,7 @@ def _spatial(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
                         )
 
 
-def _dense(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
+def _dense(workload: Workload, unit: VectorUnit, least: int) -> Iterator[ScheduleConfig]:
     for groups, lanes, registers in _channel_tiles(workload.out_shape[-1], unit, 16):
         if registers > unit.registers - 2:
             continue
@@ -125,7 +129,7 @@ def _dense(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
                 yield ScheduleConfig(1, 1, groups, lanes, unroll, parallel=parallel)
 
 
-def _mean(workload: Workload, unit: VectorUnit) -> Iterator[ScheduleConfig]:
+def _mean(workload: Workload, unit: VectorUnit, least: int) -> Iterator[ScheduleConfig]:
     width = workload.in_shape[1]
     for groups, lanes, registers in _channel_tiles(workload.out_shape[-1], unit, 8):
         if registers > unit.registers - 2:
@@ -158,9 +162,7 @@ def work(workload: Workload) -> float:
     return float(workload.macs or math.prod(workload.in_shape))
 
 
-def features(
-    workload: Workload, configs: Sequence[ScheduleConfig], unit: VectorUnit
-) -> np.ndarray:
+def features(workload: Workload, configs: Sequence[ScheduleConfig], unit: VectorUnit) -> np.ndarray:
     """(len(configs), len(FEATURES)) float32."""
     spatial = len(workload.out_shape) == 3
     height, width = workload.out_shape[:2] if spatial else workload.in_shape[:1] * 2
@@ -186,7 +188,7 @@ def features(
     depth = float(workload.macs / max(1, height * width * channels)) if workload.macs else 1.0
     high = workload.stride * (block_rows - 1) + workload.kernel
     recompute = high / (workload.stride * block_rows) if in_block else np.ones(len(c))
-    constant = [workload.kind == kind for kind in FEATURES[:5]]
+    constant: list[float] = [workload.kind == kind for kind in FEATURES[:5]]
     constant += [height, width, math.log(channels_in), math.log(channels), workload.kernel]
     constant += [workload.stride, workload.scaled, workload.residual]
     columns_out = [

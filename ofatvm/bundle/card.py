@@ -1,0 +1,112 @@
+"""The texts of a bundle that depend on its manifest: the model card and the C++ runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from ofatvm.bundle.manifest import Latency, Manifest, Preprocessing, TensorSpec
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def runner_source() -> str:
+    """run.py, the same in every bundle."""
+    return (TEMPLATES / "run.py").read_text(encoding="utf-8")
+
+
+def cpp_source(manifest: Manifest) -> str:
+    """main.cc with the input's shape."""
+    text = (TEMPLATES / "main.cc").read_text(encoding="utf-8")
+    return text.replace("@INPUT_SHAPE@", ", ".join(map(str, manifest.inputs[0].shape)))
+
+
+def model_card(manifest: Manifest, *, image: bool) -> str:
+    """README.md: what it is, how good and how fast, how to run and verify it."""
+    template = Template((TEMPLATES / "README.md.in").read_text(encoding="utf-8"))
+    given, result = manifest.inputs[0], manifest.outputs[0]
+    steps = manifest.preprocessing
+    untrained = manifest.weights.source == "untrained"
+    packages = ("apache-tvm", "apache-tvm-ffi")
+    return template.substitute(
+        arch=manifest.arch,
+        target=manifest.target.name,
+        warning=_WARNING if untrained else "",
+        rows="\n".join(f"| {name} | {_cell(value)} |" for name, value in _rows(manifest).items()),
+        requirements=" ".join(
+            f"{name}=={manifest.versions[name]}" for name in packages if name in manifest.versions
+        ),
+        input_name=given.name,
+        input_type=_tensor(given),
+        output_name=result.name,
+        output_type=_tensor(result),
+        preprocessing="\n".join(f"{place}. {step}" for place, step in enumerate(_steps(steps), 1)),
+        weights_licence=(
+            "The weights were drawn at random and carry no licence."
+            if untrained
+            else "The weights carry the licence of the checkpoint they come from; ask its source."
+        ),
+        image_licence="\n`sample/image.png` is under the licence of its source." if image else "",
+    )
+
+
+_WARNING = """
+> **The weights are untrained.** They were drawn at random, so the classes that this network names
+> are meaningless. Its speed, size and memory are real; an accuracy below is that of the same
+> architecture with trained weights.
+"""
+
+
+def _steps(steps: Preprocessing) -> tuple[str, ...]:
+    return (
+        f"decode it to {steps.channels} pixels",
+        f"resize its shorter side to {steps.resize} ({steps.interpolation})",
+        f"take the central {steps.crop} x {steps.crop}",
+        "divide by 255",
+        f"subtract the mean {list(steps.mean)} and divide by {list(steps.std)}",
+    )
+
+
+def _rows(manifest: Manifest) -> dict[str, str]:
+    target, accuracy = manifest.target, manifest.accuracy
+    options = ", ".join(f"{key} {value}" for key, value in target.to_dict().items())
+    rows = {"architecture": f"`{manifest.arch}`, a subnet of {manifest.space}"}
+    rows["weights"] = "**untrained: its classes are meaningless**"
+    if manifest.weights.source == "file":
+        digest = f" (sha256 {manifest.weights.sha256})" if manifest.weights.sha256 else ""
+        rows["weights"] = f"{manifest.weights.detail}{digest}"
+    rows["top-1 accuracy"] = "not known"
+    if accuracy:
+        rows["top-1 accuracy"] = f"{accuracy.top1_percent:.2f} %, {accuracy.kind}: {accuracy.on}"
+    rows["latency"] = _latency(manifest.latency)
+    rows["multiply-accumulates"] = f"{manifest.macs:,} MACs"
+    rows["parameters"] = f"{manifest.params:,}"
+    rows["size of model.so"] = f"{manifest.size_bytes:,} bytes"
+    rows["coverage"] = f"{manifest.coverage:.1%} of the MACs run in tuned kernels"
+    rows["target"] = f"{target.name} ({options}), fingerprint {target.fingerprint}"
+    rows["machine"] = manifest.machine
+    rows["CPU features needed"] = " ".join(manifest.cpu_features) or "none beyond the baseline"
+    rows["made with"] = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())
+    rows["seeds"] = ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items()) or "none"
+    rows["made on"] = manifest.created
+    return rows
+
+
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return "not measured"
+    text = f"{latency.value_ms:.3g} ms median"
+    if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
+        text += f" (95 % interval {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g})"
+    if latency.p90_ms is not None:
+        text += f", p90 {latency.p90_ms:.3g} ms"
+    text += f", {latency.n} samples, threads {latency.threads}, {latency.kind} on {latency.device}"
+    return text + (", unstable: the machine was busy" if latency.unstable else "")
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.dtype} {spec.layout} {spec.shape}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

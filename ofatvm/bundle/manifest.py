@@ -1,0 +1,340 @@
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 1)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ofatvm.errors import BundleError, TargetError
+from ofatvm.measurement import Kind, Measurement, now
+from ofatvm.target import Target, target_from_dict
+
+SCHEMA = 1
+FORMAT = "ofatvm-bundle"
+FILE_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILES = 64
+MAX_FILE_BYTES = 4 << 30
+MAX_TEXT = 2000
+MAX_ELEMENTS = 1 << 28
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise BundleError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of `main`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32"] = "float32"
+    layout: str
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no tensor of a network has."""
+        _require(
+            all(size >= 1 for size in self.shape) and 1 <= math.prod(self.shape) <= MAX_ELEMENTS,
+            f"shape of {self.name!r} must be of positive sizes, got {self.shape}",
+        )
+        _require(
+            len(self.layout) == len(self.shape),
+            f"layout of {self.name!r} must name {len(self.shape)} axes, got {self.layout!r}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """From an image to the input: shorter side to `resize`, centre crop, /255, normalise."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: Literal["RGB", "L"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Check sizes, and one mean and deviation per channel."""
+        _require(
+            1 <= self.crop <= self.resize <= 1 << 14,
+            f"preprocessing needs 1 <= crop <= resize, got {self.crop} and {self.resize}",
+        )
+        _require(
+            len(self.mean) == len(self.std) == len(self.channels),
+            f"preprocessing needs a mean and a std for each channel of {self.channels}",
+        )
+        _require(all(value > 0 for value in self.std), "preprocessing needs a std above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """A latency with its spread: median and p90 of `n` samples, and the median's 95 % interval."""
+
+    value_ms: float
+    p90_ms: float | None
+    n: int
+    threads: int
+    device: str
+    kind: Kind
+    when: str
+    ci_low_ms: float | None = None
+    ci_high_ms: float | None = None
+    unstable: bool = False
+
+    def __post_init__(self) -> None:
+        """Times are positive."""
+        for name in ("value_ms", "p90_ms", "ci_low_ms", "ci_high_ms"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"latency.{name} must be above 0, got {value}")
+        _require(self.n >= 1, f"latency.n must be at least 1, got {self.n}")
+        _require(1 <= self.threads <= 1024, f"latency.threads must be 1-1024, got {self.threads}")
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Latency:
+        """The figure that a good measurement gives."""
+        _require(measurement.latency_ms is not None, f"no latency: {measurement.error}")
+        assert measurement.latency_ms is not None
+        return cls(
+            value_ms=measurement.latency_ms,
+            p90_ms=measurement.p90_ms,
+            n=max(1, len(measurement.samples_ms)),
+            threads=measurement.threads,
+            device=measurement.device,
+            kind=measurement.kind,
+            when=measurement.when,
+            ci_low_ms=measurement.ci_low_ms,
+            ci_high_ms=measurement.ci_high_ms,
+            unstable=measurement.unstable,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Top-1 accuracy, whether it was measured or predicted, and on what."""
+
+    top1_percent: float
+    kind: Literal["measured", "predicted"]
+    on: str
+
+    def __post_init__(self) -> None:
+        """A share of images."""
+        _require(
+            0 <= self.top1_percent <= 100,
+            f"accuracy.top1_percent must be 0 to 100, got {self.top1_percent}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Where the weights come from: `untrained`, or a file with its digest."""
+
+    source: Literal["untrained", "file"]
+    detail: str = ""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """Size and digest of one file of the bundle."""
+
+    size_bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check form and size, so that no absurd file is ever read."""
+        _require(
+            0 <= self.size_bytes <= MAX_FILE_BYTES,
+            f"a file's size_bytes must be 0 to {MAX_FILE_BYTES}, got {self.size_bytes}",
+        )
+        _require(
+            re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None,
+            f"a sha256 is 64 hex digits, got {self.sha256[:70]!r}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a bundle says about itself.
+
+    `cpu_features` are names of /proc/cpuinfo that the code needs; `coverage` is 0 to 1. The last
+    four fields are filled in by `write_bundle`. Of the target, family and notes are left out.
+    """
+
+    arch: str
+    space: str
+    resolution: int
+    weights: Weights
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    target: Target
+    cpu_features: tuple[str, ...]
+    versions: dict[str, str]
+    latency: Latency | None
+    accuracy: Accuracy | None
+    macs: int
+    params: int
+    coverage: float
+    seeds: dict[str, int]
+    created: str = field(default_factory=now)
+    machine: str = ""
+    size_bytes: int = 0
+    labels: str | None = None
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what needs no other file."""
+        for name in ("inputs", "outputs"):
+            count = len(getattr(self, name))
+            _require(count == 1, f"a bundle has exactly one of {name}, got {count}")
+        for name in ("macs", "params", "size_bytes"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} must not be negative, got {value}")
+        _require(0 <= self.coverage <= 1, f"coverage must be 0 to 1, got {self.coverage}")
+        _require(len(self.files) <= MAX_FILES, f"a bundle has at most {MAX_FILES} files")
+        _require(
+            all(re.fullmatch(r"[a-z0-9_]{1,32}", name) for name in self.cpu_features),
+            "a CPU feature is a word of lower-case letters, digits and '_'",
+        )
+        for name in self.files:
+            check_name(name)
+        object.__setattr__(self, "target", replace(self.target, family=(), notes=""))
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        value = {"format": FORMAT, "schema": SCHEMA, **_encode(self)}
+        value["target"] = {
+            "name": self.target.name,
+            "options": self.target.to_dict(),
+            "threads": self.target.threads,
+            "fingerprint": self.target.fingerprint,
+        }
+        return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def check_name(name: str) -> None:
+    """A file's name inside a bundle: plain words with slashes, inside the folder."""
+    shown = repr(name[:80])
+    _require(not name.startswith("/"), f"file name {shown} in {FILE_NAME} is absolute")
+    _require(".." not in name.split("/"), f"file name {shown} in {FILE_NAME} leaves the bundle")
+    word = r"(?!\.)[A-Za-z0-9._-]{1,100}"
+    _require(
+        re.fullmatch(rf"{word}(/{word}){{0,3}}", name) is not None and name != FILE_NAME,
+        f"file name {shown} in {FILE_NAME} is not allowed",
+    )
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read manifest.json; anything odd in it is a BundleError that names the rule."""
+    _require(
+        len(data) <= MAX_MANIFEST_BYTES,
+        f"{FILE_NAME} has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are allowed",
+    )
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{FILE_NAME} is not valid JSON: {str(error)[:120]}") from None
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        raise BundleError(f'{FILE_NAME} is not of a bundle (no "format": "{FORMAT}")')
+    schema = value.pop("schema", None)
+    if type(schema) is not int or schema != SCHEMA:
+        raise BundleError(
+            f"{FILE_NAME} has schema {str(schema)[:20]}, this ofatvm reads {SCHEMA}",
+            hint="use the ofatvm that wrote it",
+        )
+    decoded: Manifest = _decode(Manifest, value, FILE_NAME)
+    return decoded
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return value
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
+
+
+def _encode(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type | Target):
+        return {entry.name: _encode(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _encode(value[key]) for key in sorted(value)}
+    return [_encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """A JSON value as the annotated type `kind`; `where` is its place, for the message."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _decode(arguments[0], value, where)
+    if origin is Literal:
+        _require(value in arguments, f"{where} must be one of {arguments}, got {str(value)[:60]!r}")
+        return value
+    if origin is tuple:
+        _of(list, value, where)
+        items = enumerate(value)
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in items)
+    if origin is dict:
+        _of(dict, value, where)
+        return {
+            key: _decode(arguments[1], item, f"{where}.{key[:80]}") for key, item in value.items()
+        }
+    if kind is Target:
+        return _decode_target(value, where)
+    if is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if kind is float and type(value) is int:
+        kind = int
+    _of(kind, value, where)
+    if type(value) is str:
+        _require(len(value) <= MAX_TEXT, f"{where} is longer than {MAX_TEXT} characters")
+    elif type(value) is not bool:
+        _require(math.isfinite(value) and abs(value) < 2**63, f"{where} is out of range")
+    return value
+
+
+def _of(kind: type, value: Any, where: str) -> None:
+    _require(type(value) is kind, f"{where} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _of(dict, value, where)
+    hints = get_type_hints(kind)
+    for key in value:
+        _require(key in hints, f"{where} has an unknown key {key[:60]!r}")
+    lacking = sorted(set(hints) - set(value))
+    _require(not lacking, f"{where} lacks {', '.join(lacking)}")
+    return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def _decode_target(value: Any, where: str) -> Target:
+    _of(dict, value, where)
+    keys = {"name": str, "options": dict, "threads": int, "fingerprint": str}
+    _require(set(value) == set(keys), f"{where} must have exactly the keys {', '.join(keys)}")
+    for key, kind in keys.items():
+        _of(kind, value[key], f"{where}.{key}")
+    try:
+        target = target_from_dict(
+            {**value["options"], "threads": value["threads"]}, name=value["name"]
+        )
+    except TargetError as error:
+        raise BundleError(f"{where} makes no sense: {error.message}") from None
+    _require(
+        target.fingerprint == value["fingerprint"],
+        f"{where}.fingerprint is {value['fingerprint'][:20]!r}, its options give "
+        f"{target.fingerprint!r}",
+    )
+    return target

@@ -1,0 +1,118 @@
+// Run the compiled network from C++: ./classify MODEL.so INPUT [TOP]
+//
+// INPUT is a .npy file of float32, or the same numbers raw, already normalised, NHWC; it must have as
+// many numbers as the input below. Prints the TOP largest outputs (default 5) as "class value" lines,
+// or every output in order when TOP is 0. README.md has the line that compiles this file.
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <new>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+// Filled in from manifest.json when the bundle was written.
+const std::vector<int64_t> kInputShape = {@INPUT_SHAPE@};
+
+struct Allocator {
+  void AllocData(DLTensor* tensor) {
+    const size_t line = 64;  // TVM's alignment
+    const size_t size = (tvm::ffi::GetDataSize(*tensor) + line - 1) / line * line;
+    tensor->data = std::aligned_alloc(line, size);
+    if (tensor->data == nullptr) throw std::bad_alloc();
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+std::vector<float> ReadInput(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot open " + path);
+  std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  size_t offset = 0;
+  if (bytes.size() >= 12 && std::memcmp(bytes.data(), "\x93NUMPY", 6) == 0) {
+    auto at = [&bytes](size_t i) { return static_cast<size_t>(static_cast<uint8_t>(bytes[i])); };
+    const bool first = bytes[6] == 1;
+    const size_t start = first ? 10 : 12;
+    const size_t length = at(8) | at(9) << 8 | (first ? 0 : at(10) << 16 | at(11) << 24);
+    offset = start + length;
+    if (offset > bytes.size()) throw std::runtime_error(path + " is cut off");
+    const std::string header(bytes.data() + start, length);
+    if (header.find("'<f4'") == std::string::npos ||
+        header.find("'fortran_order': False") == std::string::npos) {
+      throw std::runtime_error(path + " is not a float32 array in C order");
+    }
+  }
+  const int64_t wanted = std::accumulate(kInputShape.begin(), kInputShape.end(), int64_t{1},
+                                         std::multiplies<int64_t>());
+  const size_t size = static_cast<size_t>(wanted) * sizeof(float);
+  if (bytes.size() - offset != size) {
+    throw std::runtime_error(path + " has " + std::to_string(bytes.size() - offset) +
+                             " bytes of numbers, the network takes " + std::to_string(size));
+  }
+  std::vector<float> values(static_cast<size_t>(wanted));
+  std::memcpy(values.data(), bytes.data() + offset, size);
+  return values;
+}
+
+int Run(int argc, char** argv) {
+  if (argc < 3 || argc > 4) {
+    std::fprintf(stderr, "usage: %s MODEL.so INPUT.npy [TOP]\n", argv[0]);
+    return 2;
+  }
+  std::string model = argv[1];
+  if (model.find('/') == std::string::npos) model = "./" + model;
+  char* end = nullptr;
+  const long top = argc > 3 ? std::strtol(argv[3], &end, 10) : 5;
+  if (top < 0 || (argc > 3 && (end == argv[3] || *end != '\0'))) {
+    throw std::runtime_error(std::string("TOP must be a whole number from 0, got ") + argv[3]);
+  }
+  const std::vector<float> input = ReadInput(argv[2]);
+
+  namespace ffi = tvm::ffi;
+  ffi::Module library = ffi::Module::LoadFromFile(model);
+  ffi::Module machine =
+      library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+  const int kPooledAllocator = 2;
+  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+  ffi::Function network = machine->GetFunction("main").value();
+
+  ffi::Tensor x = ffi::Tensor::FromNDAlloc(
+      Allocator(), ffi::ShapeView(kInputShape.data(), kInputShape.size()),
+      DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
+  std::memcpy(x.data_ptr(), input.data(), input.size() * sizeof(float));
+  const ffi::Tensor y = network(x).cast<ffi::Tensor>();
+  const float* output = static_cast<const float*>(y.data_ptr());
+
+  std::vector<size_t> order(static_cast<size_t>(y.numel()));
+  std::iota(order.begin(), order.end(), size_t{0});
+  if (top > 0) {
+    std::stable_sort(order.begin(), order.end(),
+                     [output](size_t a, size_t b) { return output[a] > output[b]; });
+    order.resize(std::min(order.size(), static_cast<size_t>(top)));
+  }
+  for (size_t index : order) std::printf("%zu %.9g\n", index, output[index]);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

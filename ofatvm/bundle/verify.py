@@ -1,0 +1,214 @@
+"""Verify a bundle: everything that can be checked without loading it, and only then run it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ofatvm.bundle.agreement import Sample, check_agreement
+from ofatvm.bundle.elf import host_machine
+from ofatvm.bundle.manifest import Manifest
+from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
+from ofatvm.errors import BundleError, UsageError
+from ofatvm.events import Event, StageFinished, StageStarted, ignore
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked, or why it could not be."""
+
+    name: str
+    status: Literal["ok", "not run"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was found; whatever is wrong is an error instead.
+
+    `latency_ms` is the median over `calls`; with `p90_ms`, `max_error` (relative to the largest
+    output) and `threads` it is None when the bundle was not run.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    checks: tuple[Check, ...]
+    max_error: float | None = None
+    latency_ms: float | None = None
+    p90_ms: float | None = None
+    calls: int = 0
+    threads: int | None = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether the compiled network was executed."""
+        return self.latency_ms is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON output."""
+        latency, accuracy = self.manifest.latency, self.manifest.accuracy
+        return {
+            "bundle": str(self.bundle),
+            "arch": self.manifest.arch,
+            "target": self.manifest.target.name,
+            "fingerprint": self.manifest.target.fingerprint,
+            "weights": self.manifest.weights.source,
+            "ran": self.ran,
+            "checks": [asdict(check) for check in self.checks],
+            "max_error": self.max_error,
+            "latency": {
+                "kind": "measured",
+                "value_ms": self.latency_ms,
+                "p90_ms": self.p90_ms,
+                "n": self.calls,
+                "threads": self.threads,
+            }
+            if self.ran
+            else None,
+            "manifest_latency": asdict(latency) if latency else None,
+            "manifest_accuracy": asdict(accuracy) if accuracy else None,
+        }
+
+
+def verify_bundle(
+    path: Path,
+    *,
+    run: bool = True,
+    timeout_s: float = 60.0,
+    threads: int | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> VerifyReport:
+    """Check manifest, files, digests and ELF header, then run the sample in a child process.
+
+    Nothing of the bundle is loaded before all of it was checked, and what runs is the copy that was
+    checked. `threads` is the manifest's unless given. Whatever does not match is a BundleError;
+    code that crashes or takes longer than `timeout_s` is a MeasurementError.
+    """
+    start = time.monotonic()
+    on_event(StageStarted("verify", None, str(path)))
+    manifest = read_manifest(path)
+    check_tree(path, manifest)
+    with tempfile.TemporaryDirectory(prefix="ofatvm-verify-") as name:
+        copy = Path(name)
+        copy_checked(path, manifest, copy)
+        size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
+        sample = check_agreement(copy, manifest)
+        checks = [
+            Check("files", "ok", f"{len(manifest.files)} plain files, {size_mb:.1f} MB, no others"),
+            Check("digests", "ok", f"sha256 of {len(manifest.files)} files"),
+            Check("model.so", "ok", f"ELF shared object for {manifest.machine}"),
+            Check(
+                "agreement",
+                "ok",
+                "architecture, MACs, parameters, shapes, target, sample, labels",
+            ),
+        ]
+        reason = _why_not(manifest) if run else "not asked for"
+        if reason:
+            checks += [Check(what, "not run", reason) for what in ("output", "latency")]
+            report = VerifyReport(path, manifest, tuple(checks))
+        else:
+            _check_features(manifest)
+            count = _threads(manifest, threads)
+            report = _run(path, manifest, checks, copy / "model.so", sample, count, timeout_s)
+    on_event(StageFinished("verify", str(path), time.monotonic() - start))
+    return report
+
+
+def _why_not(manifest: Manifest) -> str:
+    """Why this machine cannot run the bundle's code at all; empty when it can."""
+    here = host_machine()
+    if manifest.machine == here:
+        return ""
+    return f"compiled for {manifest.machine}, this machine is {here}"
+
+
+def _check_features(manifest: Manifest) -> None:
+    from ofatvm.device.cpu_features import host_features
+
+    lacking = sorted(set(manifest.cpu_features) - host_features())
+    if lacking:
+        raise BundleError(
+            f"model.so needs CPU features that this machine lacks: {' '.join(lacking)}",
+            hint="run it on its own target; --no-run checks everything else",
+        )
+
+
+def _threads(manifest: Manifest, asked: int | None) -> int:
+    cores = len(os.sched_getaffinity(0))
+    if asked is not None:
+        if not 1 <= asked <= cores:
+            raise UsageError(f"threads must be 1 to {cores} on this machine, got {asked}")
+        return asked
+    named = manifest.latency.threads if manifest.latency else manifest.target.threads
+    return min(named, cores)
+
+
+def _run(
+    path: Path,
+    manifest: Manifest,
+    checks: list[Check],
+    model: Path,
+    sample: Sample,
+    threads: int,
+    timeout_s: float,
+) -> VerifyReport:
+    import numpy as np
+
+    from ofatvm.device.bundle_runner import run_bundle
+
+    done = run_bundle(
+        model,
+        sample.input,
+        threads=threads,
+        timeout_s=timeout_s,
+        built_with=manifest.versions.get("apache-tvm", ""),
+    )
+    error = compare(done.output, sample.output)
+    median, p90 = (float(np.percentile(done.samples_ms, at)) for at in (50, 90))
+    output = f"max error {error:.1e} of the largest output (at most {TOLERANCE:g}), same top class"
+    latency = (
+        f"median {median:.3g} ms, p90 {p90:.3g} ms, {len(done.samples_ms)} calls, threads {threads}"
+    )
+    return VerifyReport(
+        path,
+        manifest,
+        (*checks, Check("output", "ok", output), Check("latency", "ok", latency)),
+        max_error=error,
+        latency_ms=median,
+        p90_ms=p90,
+        calls=len(done.samples_ms),
+        threads=threads,
+    )
+
+
+def compare(output: np.ndarray, expected: np.ndarray) -> float:
+    """Largest error relative to the largest expected output; BundleError when it is too large."""
+    import numpy as np
+
+    if output.shape != expected.shape:
+        raise BundleError(f"model.so gives shape {output.shape}, the sample has {expected.shape}")
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(output.astype(np.float64) - expected).max())
+    error = difference / largest if largest else difference
+    if not error <= TOLERANCE:
+        raise BundleError(
+            f"model.so does not give sample/output.npy: max error {error:.3g} of the largest "
+            f"output, at most {TOLERANCE:g} is allowed"
+        )
+    found, wanted = int(output.argmax()), int(expected.argmax())
+    if found != wanted:
+        raise BundleError(
+            f"model.so does not give sample/output.npy: its top class is {found}, not {wanted}"
+        )
+    return error

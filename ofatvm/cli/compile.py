@@ -1,0 +1,101 @@
+"""`ofatvm compile`: ship one architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.options import SEED
+from ofatvm.cli.render import Result, pairs
+from ofatvm.cli.space_options import read_archs, space_at, target_options
+
+
+@click.command("compile", help="Ship one architecture as a bundle.")
+@click.option("--arch", "text", required=True, help="Our string or OFA's JSON.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of untrained weights.")
+@target_options
+@common_options
+def command(
+    run: Run,
+    text: str,
+    weights: Path | None,
+    out: Path | None,
+    seed: int,
+    target_text: str,
+    threads: int | None,
+    space_name: str,
+    resolution: int | None,
+    tuning_logs: Path,
+) -> Result:
+    """Compile, check against PyTorch, measure where the code runs, and write the bundle."""
+    from ofatvm.bundle.write import check_destination
+    from ofatvm.device.timing import SAMPLE
+    from ofatvm.pipeline.describe import predicted_accuracy
+    from ofatvm.pipeline.measure import local_device, measure
+    from ofatvm.pipeline.setup import prepare, require_supernet_file, runs_here
+    from ofatvm.pipeline.ship import ship
+    from ofatvm.store import Store
+
+    arch = read_archs((text,), None, space_at(space_name, resolution))[0]
+    require_supernet_file(weights)
+    if out is not None:
+        check_destination(out, replace=True)
+    with prepare(
+        target_text,
+        space_name=space_name,
+        resolution=arch.resolution,
+        workspace=run.workspace,
+        threads=threads,
+        tuning_logs=tuning_logs,
+        on_event=run.on_event,
+    ) as setup:
+        measurement = None
+        if runs_here(setup.target):
+            with Store.open(run.workspace) as store, local_device(setup, store) as device:
+                measurement = measure(
+                    setup,
+                    store,
+                    device,
+                    [arch],
+                    source="profile",
+                    protocol=SAMPLE,
+                    on_event=run.on_event,
+                )[0]
+        name = f"{setup.target.name}-{arch.encode().replace('/', '_')}"
+        bundle = ship(
+            setup,
+            arch,
+            out or run.workspace / "bundles" / name,
+            weights=weights,
+            seed=seed,
+            measurement=measurement if measurement and not measurement.error else None,
+            accuracy_percent=predicted_accuracy([arch])[0],
+            on_event=run.on_event,
+        )
+        target = setup.target
+    latency = None if measurement is None else measurement.latency_ms
+    data = {
+        "arch": arch.encode(),
+        "target": target.name,
+        "weights": "untrained" if weights is None else str(weights),
+        "latency_ms": latency,
+        "latency_kind": None if measurement is None else measurement.kind,
+        "bundle": str(bundle),
+    }
+    facts = {
+        "arch": data["arch"],
+        "target": data["target"],
+        "weights": data["weights"],
+        "latency": None
+        if latency is None
+        else f"{latency:.3f} ms, measured, {target.threads} threads",
+        "bundle": data["bundle"],
+        "next": f"ofatvm verify {bundle}",
+    }
+    return Result(data, lambda width: pairs(facts))

@@ -1,0 +1,68 @@
+"""`ofatvm describe`: what architectures cost, without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.render import Column, Result, table
+from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.errors import UsageError
+
+COLUMNS = (
+    Column("macs", "M MACs", lambda value: f"{value / 1e6:.1f}"),
+    Column("params", "M params", lambda value: f"{value / 1e6:.2f}"),
+    Column("weight_bytes", "MB", lambda value: f"{value / 1e6:.1f}"),
+    Column("peak_memory_bytes", "peak MB", lambda value: f"{value / 1e6:.2f}"),
+    Column("workloads", "workloads"),
+    Column("coverage", "coverage", lambda value: f"{value:.0%}"),
+    Column("predicted_top1_percent", "top-1 % predicted", lambda value: f"{value:.2f}"),
+    Column("predicted_latency_ms", "ms predicted", lambda value: f"{value:.3f}"),
+    Column("interval", "90 % interval"),
+    Column("arch", "architecture", left=True),
+)
+
+
+@click.command("describe", help="Describe architectures without running them.")
+@click.argument("archs", nargs=-1)
+@click.option("--file", type=click.Path(path_type=Path), help="Architectures, one a line.")
+@target_options
+@common_options
+def command(
+    run: Run,
+    archs: tuple[str, ...],
+    file: Path | None,
+    target_text: str,
+    threads: int | None,
+    space_name: str,
+    resolution: int | None,
+    tuning_logs: Path,
+) -> Result:
+    """Describe each; a file in place of ARCHS works too."""
+    from ofatvm.pipeline.describe import describe
+    from ofatvm.pipeline.setup import prepare
+
+    if not archs and file is None:
+        raise UsageError("no architecture given", hint="give some, or --file FILE")
+    if len(archs) == 1 and file is None and Path(archs[0]).is_file():
+        archs, file = (), Path(archs[0])
+    parsed = read_archs(archs, file, space_at(space_name, resolution))
+    with prepare(
+        target_text,
+        space_name=space_name,
+        resolution=resolution,
+        workspace=run.workspace,
+        threads=threads,
+        tuning_logs=tuning_logs,
+        on_event=run.on_event,
+    ) as setup:
+        rows = [item.to_dict() for item in describe(setup, parsed)]
+        target = setup.target
+    for row in rows:
+        low, high = row["predicted_low_ms"], row["predicted_high_ms"]
+        row["interval"] = None if low is None else f"{low:.3f}-{high:.3f}"
+    shown = [{k: v for k, v in row.items() if k != "interval"} for row in rows]
+    data = {"target": target.name, "threads": target.threads, "architectures": shown}
+    return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)

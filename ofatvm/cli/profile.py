@@ -1,0 +1,105 @@
+"""`ofatvm profile`: measure compiled architectures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.options import SEED, WholeNumber
+from ofatvm.cli.render import Column, Result, table
+from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.errors import ArchError
+
+COLUMNS = (
+    Column("latency_ms", "ms measured", lambda value: f"{value:.3f}"),
+    Column("interval", "95 % interval"),
+    Column("p90_ms", "p90", lambda value: f"{value:.3f}"),
+    Column("visits", "visits"),
+    Column("note", "note", left=True),
+    Column("arch", "architecture", left=True),
+)
+
+
+@click.command("profile", help="Measure compiled architectures on a target.")
+@click.argument("archs", nargs=-1)
+@click.option("--file", type=click.Path(path_type=Path), help="Architectures, one a line.")
+@click.option(
+    "--count",
+    type=WholeNumber(1, 10_000),
+    default=20,
+    show_default=True,
+    help="How many to draw from the space when none are given.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--final", "final", is_flag=True, help="Measure by the full protocol: 5 processes.")
+@click.option("--fresh", is_flag=True, help="Measure anew what was measured before.")
+@target_options
+@common_options
+def command(
+    run: Run,
+    archs: tuple[str, ...],
+    file: Path | None,
+    count: int,
+    seed: int,
+    final: bool,
+    fresh: bool,
+    target_text: str,
+    threads: int | None,
+    space_name: str,
+    resolution: int | None,
+    tuning_logs: Path,
+) -> Result:
+    """Measure and list."""
+    import numpy as np
+
+    from ofatvm.device.timing import FINAL, SAMPLE
+    from ofatvm.pipeline.measure import local_device, measure, require_some
+    from ofatvm.pipeline.setup import prepare
+    from ofatvm.store import Store
+
+    if len(archs) == 1 and file is None and Path(archs[0]).is_file():
+        archs, file = (), Path(archs[0])
+    given = read_archs(archs, file, space_at(space_name, resolution))
+    if file is not None and not given:
+        raise ArchError(f"{file} holds no architecture", hint="one a line")
+    with (
+        prepare(
+            target_text,
+            space_name=space_name,
+            resolution=resolution,
+            workspace=run.workspace,
+            threads=threads,
+            tuning_logs=tuning_logs,
+            on_event=run.on_event,
+        ) as setup,
+        Store.open(run.workspace) as store,
+    ):
+        rng = np.random.default_rng(seed)
+        chosen = given or setup.space.from_rows(setup.space.sample_rows(rng, count))
+        with local_device(setup, store) as device:
+            found = measure(
+                setup,
+                store,
+                device,
+                chosen,
+                source="final" if final else "profile",
+                protocol=FINAL if final else SAMPLE,
+                seed=seed,
+                reuse=not fresh,
+                on_event=run.on_event,
+            )
+        target = setup.target
+    require_some(found)
+    rows = []
+    for m in found:
+        row = asdict(m)
+        row["visits"] = len(m.samples_ms)
+        row["interval"] = None if m.ci_low_ms is None else f"{m.ci_low_ms:.3f}-{m.ci_high_ms:.3f}"
+        row["note"] = m.error or ("unstable" if m.unstable else None)
+        rows.append(row)
+    shown = [asdict(m) for m in found]
+    data = {"target": target.name, "threads": target.threads, "measurements": shown}
+    return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)

@@ -1,0 +1,180 @@
+"""`ofatvm search`: from a target to a measured front, a pick and its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
+from ofatvm.cli.render import Column, Result, pairs, table
+from ofatvm.cli.space_options import target_options
+
+if TYPE_CHECKING:
+    from ofatvm.pipeline.search import Point, SearchResult
+    from ofatvm.pipeline.setup import Setup
+
+COLUMNS = (
+    Column("mark", "", left=True),
+    Column("accuracy", "top-1 % predicted", lambda value: f"{value:.2f}"),
+    Column("latency", "ms measured", lambda value: f"{value:.3f}"),
+    Column("interval", "95 % interval"),
+    Column("p90", "p90", lambda value: f"{value:.3f}"),
+    Column("macs", "M MACs", lambda value: f"{value / 1e6:.0f}"),
+    Column("size", "MB", lambda value: f"{value / 1e6:.1f}"),
+    Column("coverage", "coverage", lambda value: f"{value:.0%}"),
+    Column("arch", "architecture", left=True),
+)
+
+
+@click.command("search", help="Find, verify and ship the best network for a target.")
+@target_options
+@click.option("--latency-ms", type=LATENCY_MS, help="Measured median latency at most.")
+@click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
+@click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
+@click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
+@click.option("--min-accuracy", type=ACCURACY, help="Predicted top-1 at least, in percent.")
+@click.option("--device", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--fresh", is_flag=True, help="Measure anew instead of continuing.")
+@common_options
+def command(
+    run: Run,
+    target_text: str,
+    threads: int | None,
+    space_name: str,
+    resolution: int | None,
+    tuning_logs: Path,
+    latency_ms: float | None,
+    macs: float | None,
+    size_mb: float | None,
+    peak_memory_mb: float | None,
+    min_accuracy: float | None,
+    device: str,
+    weights: Path | None,
+    out: Path | None,
+    seed: int,
+    fresh: bool,
+) -> Result:
+    """Search, then ship the pick."""
+    from ofatvm.bundle.write import check_destination
+    from ofatvm.pipeline.measure import local_device
+    from ofatvm.pipeline.search import SearchConfig, search, search_key
+    from ofatvm.pipeline.setup import prepare, require_supernet_file
+    from ofatvm.pipeline.ship import ship
+    from ofatvm.predict.accuracy import find_accuracy_model
+    from ofatvm.search.budget import Budget
+    from ofatvm.store import Store
+
+    budget = Budget(latency_ms, macs, size_mb, peak_memory_mb, min_accuracy)
+    config = SearchConfig(seed=seed)
+    require_supernet_file(weights)
+    if out is not None:
+        check_destination(out, replace=True)
+    with (
+        prepare(
+            target_text,
+            space_name=space_name,
+            resolution=resolution,
+            workspace=run.workspace,
+            threads=threads,
+            tuning_logs=tuning_logs,
+            on_event=run.on_event,
+        ) as setup,
+        Store.open(run.workspace) as store,
+    ):
+        accuracy = find_accuracy_model(setup.space)
+        key = search_key(setup, budget, config)
+        with local_device(setup, store) as here:
+            found = search(
+                setup, store, here, accuracy, budget, config, fresh=fresh, on_event=run.on_event
+            )
+        bundle = ship(
+            setup,
+            found.pick.arch,
+            out or run.workspace / "bundles" / key,
+            weights=weights,
+            seed=seed,
+            measurement=found.pick.measurement,
+            accuracy_percent=found.pick.accuracy_percent,
+            on_event=run.on_event,
+        )
+        data = _data(setup, found, bundle, weights)
+    return Result(data, lambda width: _text(data, width))
+
+
+def _data(setup: Setup, found: SearchResult, bundle: Path, weights: Path | None) -> dict[str, Any]:
+    return {
+        "target": setup.target.name,
+        "fingerprint": setup.target.fingerprint,
+        "threads": setup.target.threads,
+        "space": setup.space.name,
+        "resolution": setup.resolution,
+        "weights": "untrained" if weights is None else str(weights),
+        "records": setup.records.sources,
+        "front": [_point(setup, point) for point in found.front],
+        "pick": _point(setup, found.pick),
+        "bundle": str(bundle),
+        "measured_subnets": found.measured,
+        "evaluated_candidates": found.evaluated,
+        "rounds": found.rounds,
+        "latency_model": found.model.report.to_dict(),
+    }
+
+
+def _point(setup: Setup, point: Point) -> dict[str, Any]:
+    from ofatvm.tuning.workloads import coverage, subnet_workloads
+
+    m = point.measurement
+    return {
+        "arch": point.arch.encode(),
+        "accuracy_percent": round(point.accuracy_percent, 3),
+        "accuracy_kind": "predicted",
+        "latency_ms": m.latency_ms,
+        "latency_kind": m.kind,
+        "ci_low_ms": m.ci_low_ms,
+        "ci_high_ms": m.ci_high_ms,
+        "p90_ms": m.p90_ms,
+        "visits": len(m.samples_ms),
+        "unstable": m.unstable,
+        "predicted_latency_ms": point.predicted_ms,
+        "macs": point.macs,
+        "size_bytes": point.size_bytes,
+        "peak_memory_bytes": point.peak_memory_bytes,
+        "coverage": coverage(subnet_workloads(point.arch), setup.records.configs),
+    }
+
+
+def _text(data: dict[str, Any], width: int | None) -> str:
+    rows = [
+        {
+            "mark": ">" if point["arch"] == data["pick"]["arch"] else "",
+            "accuracy": point["accuracy_percent"],
+            "latency": point["latency_ms"],
+            "interval": f"{point['ci_low_ms']:.3f}-{point['ci_high_ms']:.3f}"
+            + (" unstable" if point["unstable"] else ""),
+            "p90": point["p90_ms"],
+            "macs": point["macs"],
+            "size": point["size_bytes"],
+            "coverage": point["coverage"],
+            "arch": point["arch"],
+        }
+        for point in data["front"]
+    ]
+    pick = data["pick"]
+    facts = {
+        "pick": pick["arch"],
+        "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, predicted",
+        "latency": f"{pick['latency_ms']:.3f} ms, {pick['latency_kind']}, "
+        f"{data['threads']} threads",
+        "weights": data["weights"],
+        "bundle": data["bundle"],
+        "next": f"ofatvm verify {data['bundle']}",
+    }
+    return f"{table(rows, COLUMNS, width)}\n\n{pairs(facts)}"

@@ -1,0 +1,104 @@
+"""`ofatvm tune`: tune every kernel of a space on a target."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from ofatvm.arch import DEFAULT_SPACE
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
+from ofatvm.cli.render import Result, pairs, seconds_text
+
+
+@click.command("tune", help="Tune the kernels of a space on a target.")
+@click.option("--target", "target_text", default="host", show_default=True)
+@click.option("--threads", type=THREADS, help="Threads the kernels run with. [default: all cores]")
+@click.option("--space", "space_name", default=DEFAULT_SPACE, show_default=True)
+@click.option(
+    "--resolution",
+    "resolutions",
+    type=RESOLUTION,
+    multiple=True,
+    help="May be given several times. [default: the space's largest]",
+)
+@click.option(
+    "--trials-per-workload",
+    type=COUNT,
+    default=64,
+    show_default=True,
+    help="In total, over all runs.",
+)
+@click.option("--time-budget", type=DURATION, help="Stop starting trials after this, as 2h.")
+@click.option(
+    "--tuning-logs", type=click.Path(path_type=Path), default=Path("tuning_logs"), show_default=True
+)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@common_options
+def command(
+    run: Run,
+    target_text: str,
+    threads: int | None,
+    space_name: str,
+    resolutions: tuple[int, ...],
+    trials_per_workload: int,
+    time_budget: float | None,
+    tuning_logs: Path,
+    seed: int,
+) -> Result:
+    """Tune and report what the journal holds."""
+    from ofatvm.arch import find_space
+    from ofatvm.pipeline.setup import prepare
+    from ofatvm.pipeline.tune import tune_space, tuning_folder
+
+    space = find_space(space_name)
+    for resolution in resolutions:
+        space.check_resolution(resolution)
+    wanted = resolutions or (space.resolutions[-1],)
+    with prepare(
+        target_text,
+        space_name=space_name,
+        resolution=wanted[0],
+        workspace=run.workspace,
+        threads=threads,
+        tuning_logs=tuning_logs,
+        on_event=run.on_event,
+    ) as setup:
+        summary, covered, records = tune_space(
+            setup,
+            wanted,
+            trials_per_workload=trials_per_workload,
+            time_budget_s=math.inf if time_budget is None else time_budget,
+            seed=seed,
+            on_event=run.on_event,
+        )
+        folder = tuning_folder(setup)
+    data = {
+        "target": setup.target.name,
+        "fingerprint": setup.target.fingerprint,
+        "folder": str(folder),
+        "resolutions": list(wanted),
+        "coverage": covered,
+        "records": records,
+        "workloads": summary.workloads,
+        "complete_workloads": summary.complete,
+        "new_trials": summary.new_trials,
+        "trials": summary.trials,
+        "failed_builds": summary.build_failures,
+        "failed_runs": summary.run_failures,
+        "disturbed_trials": summary.disturbed,
+        "seconds": round(summary.seconds, 1),
+    }
+    text = {
+        "target": setup.target.name,
+        "workloads": f"{summary.complete} of {summary.workloads} have all their trials",
+        "trials": f"{summary.trials} in total, {summary.new_trials} new in "
+        + seconds_text(summary.seconds),
+        "failed": f"{summary.build_failures} builds, {summary.run_failures} runs",
+        "disturbed": f"{summary.disturbed} trials timed again because the machine was busy",
+        "coverage": f"{covered:.1%} of the space's compute",
+        "records": f"{records} in {folder}",
+    }
+    return Result(data, lambda width: pairs(text))

@@ -1,0 +1,167 @@
+"""Run a compiled network from its .so in a child process, with the TVM runtime only.
+
+A network that crashes, hangs or answers nonsense is one MeasurementError. The child has the rights
+of this process: only run what you would run anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from ofatvm.errors import MeasurementError, MissingInputError
+from ofatvm.paths import PACKAGE
+
+CALLS = 50
+WARM_UP_CALLS = 3
+MAX_OUTPUT_BYTES = 1 << 28
+NO_RUNTIME = 5
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRun:
+    """What the network gave for the input, and the time of each call."""
+
+    output: np.ndarray
+    samples_ms: tuple[float, ...]
+
+
+def run_bundle(
+    model: Path,
+    sample: np.ndarray,
+    *,
+    threads: int,
+    timeout_s: float,
+    calls: int = CALLS,
+    built_with: str = "",
+) -> BundleRun:
+    """Load `model`, call `main(sample)`, time `calls` more calls (fewer when they are slow).
+
+    `built_with` is the TVM version that compiled it, for the message when it does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="ofatvm-run-") as name:
+        folder = Path(name)
+        np.save(folder / "input.npy", sample)
+        code = _child(model.absolute(), folder, threads, timeout_s, calls)
+        text = (folder / "messages").read_bytes()[-4096:].decode("utf-8", "replace")
+        if code == NO_RUNTIME:
+            raise MissingInputError(f"no TVM runtime: {_last_line(text)}", hint="ofatvm doctor")
+        if code != 0:
+            raise MeasurementError(
+                f"model.so {_how(code)}: {_last_line(text)}", hint=_versions_hint(built_with)
+            )
+        return _read(folder)
+
+
+def _child(model: Path, folder: Path, threads: int, timeout_s: float, calls: int) -> int:
+    """Run the child to its end in `folder`; its exit code, negative for a signal."""
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TVM_USE_RUNTIME_LIB": "1",
+        "TVM_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "TMPDIR": str(folder),
+    }
+    words = [sys.executable, "-P", "-m", __name__, str(model), str(calls), str(timeout_s / 4)]
+    with (folder / "messages").open("wb") as messages:
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(
+                f"model.so took longer than {timeout_s:g} s and was stopped",
+                hint="a busy machine may need a longer time-out",
+            ) from None
+        finally:
+            # The whole group, whatever became of the child: it may have started others.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _read(folder: Path) -> BundleRun:
+    try:
+        output = np.load(folder / "output.npy", allow_pickle=False)
+        samples = np.load(folder / "samples.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MeasurementError(f"model.so left no result: {error}") from None
+    times = tuple(float(sample) for sample in samples.ravel())
+    if output.dtype != np.float32 or not times or not all(0 < t < 1e9 for t in times):
+        raise MeasurementError(f"model.so gave nonsense: {output.dtype} output, times {times[:3]}")
+    return BundleRun(output, times)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return "failed"
+    try:
+        return f"crashed ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"crashed (signal {-code})"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "it left no message"
+
+
+def _versions_hint(built_with: str) -> str:
+    try:
+        here = metadata.version("apache-tvm")
+    except metadata.PackageNotFoundError:
+        return "ofatvm doctor"
+    if built_with and built_with != here:
+        return f"it was compiled by TVM {built_with}, this machine has {here}"
+    return ""
+
+
+def _main(model: str, calls: int, seconds: float) -> None:
+    """The child: run and time the network, leave the results in the current folder."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: int(os.environ["TVM_NUM_THREADS"])])
+    # tvm_ffi loads torch wherever it is installed; a bundle must do without.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tvm
+        from tvm.runtime.vm import VirtualMachine
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_RUNTIME)
+    main = VirtualMachine(tvm.runtime.load_module(model), tvm.cpu())["main"]
+    given = tvm.runtime.tensor(np.load("input.npy"))
+    np.save("output.npy", main(given).numpy())
+    for _ in range(WARM_UP_CALLS):
+        main(given)
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while not samples or (len(samples) < calls and time.perf_counter() < end):
+        start = time.perf_counter()
+        main(given)
+        samples.append((time.perf_counter() - start) * 1e3)
+    np.save("samples.npy", np.array(samples))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

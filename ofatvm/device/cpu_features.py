@@ -1,0 +1,73 @@
+"""Instructions a target's code may use, and those this machine has, by /proc/cpuinfo's names.
+
+Code with an instruction that the CPU lacks dies of SIGILL, so the two are compared before it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ofatvm.target import Target
+
+# LLVM's name: the kernel's. Only what LLVM puts into arithmetic code by itself.
+_X86 = {
+    "ssse3": "ssse3",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "popcnt": "popcnt",
+    "avx": "avx",
+    "f16c": "f16c",
+    "fma": "fma",
+    "avx2": "avx2",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "lzcnt": "abm",
+    "avx512f": "avx512f",
+    "avx512bw": "avx512bw",
+    "avx512cd": "avx512cd",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+}
+_AARCH64 = {
+    "neon": "asimd",
+    "fullfp16": "asimdhp",
+    "dotprod": "asimddp",
+    "lse": "atomics",
+    "sve": "sve",
+    "sve2": "sve2",
+}
+_ARM = {"neon": "neon", "vfp4": "vfpv4", "hwdiv-arm": "idiva"}
+
+
+def needed_features(target: Target) -> tuple[str, ...]:
+    """What code for the target may use; empty where no table says how the kernel names it."""
+    from tvm.target import codegen
+
+    from ofatvm.compiler.isa import tvm_target
+
+    built = tvm_target(target)
+    triple = target.mtriple or str(codegen.llvm_get_system_triple())
+    names: dict[str, str] = {}
+    for prefix, table in (("x86_64", _X86), ("aarch64", _AARCH64), ("arm", _ARM)):
+        if triple.startswith(prefix):
+            names = table
+    known = {str(feature) for feature in codegen.llvm_get_cpu_features(built)}
+    return tuple(kernel for llvm, kernel in names.items() if llvm in known)
+
+
+def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What every CPU of this machine has, as the kernel says it; empty where it does not say."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    entries = [line.partition(":") for line in lines]
+    sets = [
+        frozenset(value.split())
+        for key, _, value in entries
+        if key.strip() in ("flags", "Features")
+    ]
+    return frozenset.intersection(*sets) if sets else frozenset()

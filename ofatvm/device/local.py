@@ -1,0 +1,211 @@
+"""This machine as a device: programs run in child processes, one at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.relax import Program
+from ofatvm.compiler.schedule import kernel_shapes
+from ofatvm.device.base import Kind
+from ofatvm.device.timing import Latency, Protocol, Visit, summarise
+from ofatvm.device.visit import KernelSpec, initialise, time_kernels, visit_program
+from ofatvm.errors import BusyError, DeviceError
+
+if TYPE_CHECKING:
+    from tvm.support.popen_pool import PopenPoolExecutor
+
+VISIT_TIMEOUT_S = 60.0
+STRIKES = 2
+KERNEL_MS = 30.0
+KERNELS_PER_JOB = 20
+MIN_ROUNDS = 3
+
+
+class LocalDevice:
+    """This machine's CPU with a fixed number of threads; a context manager.
+
+    Entering takes a machine-wide lock, so that two measuring processes never disturb each other.
+    """
+
+    name = "local"
+    kind: Kind = "measured"
+
+    def __init__(
+        self, threads: int, calibration: Sequence[Kernel], reference_s: float | None = None
+    ) -> None:
+        """`calibration`: the kernels every visit is normalised by; `reference_s`: their usual time.
+
+        Without a reference, the fastest time seen by this object is used; see `reference_s`.
+        """
+        self.threads = threads
+        self.calibration = [kernel_spec(kernel) for kernel in calibration]
+        self.reference_s = reference_s
+        self._pool: PopenPoolExecutor | None = None
+        self._lock: IO[Any] | None = None
+
+    def __enter__(self) -> LocalDevice:
+        """Take the machine-wide measuring lock."""
+        path = Path(tempfile.gettempdir()) / "ofatvm-measuring.lock"
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise BusyError(
+                "another ofatvm process is measuring on this machine", hint="wait for it to end"
+            ) from None
+        self._lock = lock
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the child process and give the lock back."""
+        self._restart()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def measure(
+        self,
+        programs: Sequence[Program],
+        protocol: Protocol,
+        *,
+        seed: int,
+        on_visit: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Latency | str]:
+        """See `Device.measure`. A program that fails twice is given up; the others go on."""
+        rng = np.random.default_rng(seed)
+        visits: list[list[Visit]] = [[] for _ in programs]
+        failures: list[list[str]] = [[] for _ in programs]
+        total, done = protocol.processes * protocol.rounds * len(programs), 0
+        for process in range(protocol.processes):
+            self._restart()
+            for number in range(protocol.rounds):
+                for i in rng.permutation(len(programs)):
+                    done += 1
+                    if len(failures[i]) < STRIKES:
+                        self._visit(programs[i], protocol, process, visits[i], failures[i])
+                    on_visit(done, total)
+                if number + 1 >= MIN_ROUNDS and self._precise(visits, failures, protocol):
+                    break
+        self._note_reference([visit for found in visits for visit in found])
+        return [
+            summarise(found, self._reference()) if len(failed) < STRIKES else failed[-1]
+            for found, failed in zip(visits, failures, strict=True)
+        ]
+
+    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+        """See `Device.time_kernels`; normalised like the latencies."""
+        result: dict[str, float] = {}
+        for start in range(0, len(kernels), KERNELS_PER_JOB):
+            chunk = kernels[start : start + KERNELS_PER_JOB]
+            specs = [kernel_spec(kernel) for kernel in chunk]
+            times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
+            self.reference_s = min(self.reference_s or calibration, calibration)
+            for kernel, seconds in zip(chunk, times, strict=True):
+                result[kernel.digest] = seconds * 1e3 / max(1.0, calibration / self.reference_s)
+        return result
+
+    def _visit(
+        self,
+        program: Program,
+        protocol: Protocol,
+        process: int,
+        visits: list[Visit],
+        failures: list[str],
+    ) -> None:
+        try:
+            calls, calibration = self._call(
+                visit_program,
+                str(program.path),
+                [str(kernel.path) for kernel in program.kernels],
+                list(program.shapes),
+                self.calibration,
+                protocol.warmup_ms,
+                protocol.block_ms,
+            )
+        except _CandidateError as error:
+            self._restart()
+            # The device must still work before a program is blamed.
+            self.check()
+            failures.append(str(error))
+        else:
+            visits.append(Visit(process, tuple(calls), tuple(calibration)))
+
+    def check(self) -> None:
+        """Run the calibration kernels; DeviceError if even they fail."""
+        try:
+            self._call(time_kernels, [], self.calibration, 1.0)
+        except _CandidateError as error:
+            raise DeviceError(
+                f"the local device does not run the calibration kernels: {error}",
+                hint="see `ofatvm doctor`",
+            ) from None
+
+    def _precise(
+        self, visits: list[list[Visit]], failures: list[list[str]], protocol: Protocol
+    ) -> bool:
+        """Whether every program of a one-process protocol is known well enough to stop early."""
+        if protocol.processes > 1:
+            return False
+        fine = [v for v, f in zip(visits, failures, strict=True) if len(f) < STRIKES and v]
+        self._note_reference([visit for found in fine for visit in found])
+        return all(
+            len(found) >= MIN_ROUNDS
+            and summarise(found, self._reference()).half_width <= protocol.half_width
+            for found in fine
+        )
+
+    def _note_reference(self, visits: Sequence[Visit]) -> None:
+        if self.reference_s is None and visits:
+            times = [second for visit in visits for second in visit.calibration_s]
+            self.reference_s = float(np.percentile(times, 10))
+
+    def _reference(self) -> float:
+        return self.reference_s or 1.0
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        from tvm.support.popen_pool import PopenPoolExecutor
+
+        if self._pool is None:
+            self._pool = PopenPoolExecutor(
+                max_workers=1,
+                timeout=VISIT_TIMEOUT_S,
+                initializer=initialise,
+                initargs=(self.threads,),
+            )
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except TimeoutError:
+            raise _CandidateError(f"took longer than {VISIT_TIMEOUT_S:.0f} s") from None
+        except ChildProcessError:
+            raise _CandidateError("the process running it died") from None
+        except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise _CandidateError(lines[-1][:200] if lines else type(error).__name__) from None
+
+    def _restart(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+class _CandidateError(Exception):
+    """A program or kernel failed; whether it or the device is to blame is still open."""
+
+
+def kernel_spec(kernel: Kernel) -> KernelSpec:
+    """A kernel as the child process gets it."""
+    return str(kernel.path), kernel.symbol, kernel_shapes(kernel.workload, kernel.config)

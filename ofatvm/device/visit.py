@@ -1,0 +1,107 @@
+"""What runs inside a device's child process: load programs and kernels, time them."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+MAX_LOADED = 24
+CALIBRATION_S = 0.005
+# A compiled kernel as a child process gets it: file, symbol, argument shapes.
+KernelSpec = tuple[str, str, list[tuple[int, ...]]]
+_loaded: OrderedDict[str, Any] = OrderedDict()
+
+
+def initialise(threads: int) -> None:
+    """Fix the thread count and the cores before TVM starts its thread pool."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def visit_program(
+    path: str,
+    kernels: list[str],
+    shapes: list[tuple[int, ...]],
+    calibration: list[KernelSpec],
+    warmup_ms: float,
+    block_ms: float,
+) -> tuple[list[float], tuple[float, float]]:
+    """Calls' seconds for one block, and the calibration kernels' seconds before and after it."""
+    import tvm
+
+    machine = _program(path, kernels, shapes)
+    evaluate = machine.time_evaluator
+    first = evaluate("invoke_stateful", tvm.cpu(), number=1, repeat=3)("main").results
+    estimate = max(min(first), 1e-6)
+    warm = max(1, int(warmup_ms / 1e3 / estimate))
+    evaluate("invoke_stateful", tvm.cpu(), number=warm, repeat=1)("main")
+    before = _calibrate(calibration)
+    count = max(5, min(2000, int(block_ms / 1e3 / estimate)))
+    calls = evaluate("invoke_stateful", tvm.cpu(), number=1, repeat=count)("main").results
+    return [float(call) for call in calls], (before, _calibrate(calibration))
+
+
+def time_kernels(
+    kernels: list[KernelSpec],
+    calibration: list[KernelSpec],
+    block_ms: float,
+) -> tuple[list[float], float]:
+    """Median seconds a call of each kernel alone, and the calibration kernels' seconds."""
+    before = _calibrate(calibration)
+    times = [_kernel_time(kernel, block_ms / 1e3) for kernel in kernels]
+    return times, (before + _calibrate(calibration)) / 2
+
+
+def _program(path: str, kernels: list[str], shapes: list[tuple[int, ...]]) -> Any:
+    import tvm
+    from tvm import relax
+
+    if path in _loaded:
+        _loaded.move_to_end(path)
+        return _loaded[path]
+    module = tvm.runtime.load_module(path)
+    for kernel in kernels:
+        module.import_module(tvm.runtime.load_module(kernel))
+    machine = relax.VirtualMachine(module, tvm.cpu())
+    machine.set_input("main", *_random(shapes))
+    _loaded[path] = machine
+    while len(_loaded) > MAX_LOADED:
+        _loaded.popitem(last=False)
+    return machine
+
+
+def _random(shapes: list[tuple[int, ...]]) -> list[Any]:
+    import numpy as np
+    import tvm
+
+    rng = np.random.default_rng(0)
+    # Small enough that activations neither overflow nor become denormal, which would change the
+    # time.
+    return [
+        tvm.runtime.tensor(
+            (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(0.2)
+        )
+        for shape in shapes
+    ]
+
+
+_kernels: dict[str, tuple[Any, list[Any]]] = {}
+
+
+def _kernel_time(kernel: KernelSpec, block_s: float) -> float:
+    import tvm
+
+    path, symbol, shapes = kernel
+    if path not in _kernels:
+        _kernels[path] = (tvm.runtime.load_module(path), _random(shapes))
+    module, arguments = _kernels[path]
+    evaluator = module.time_evaluator(
+        symbol, tvm.cpu(), number=1, repeat=5, min_repeat_ms=block_s * 1e3 / 5
+    )
+    return sorted(float(second) for second in evaluator(*arguments).results)[2]
+
+
+def _calibrate(calibration: list[KernelSpec]) -> float:
+    return sum(_kernel_time(kernel, CALIBRATION_S) for kernel in calibration)

@@ -1,0 +1,1 @@
+"""The straight line, stage by stage; stages emit events and print nothing."""

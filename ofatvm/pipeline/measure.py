@@ -1,0 +1,253 @@
+"""Measuring subnets: kernels compiled once, programs built in parallel, visits one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from importlib import metadata
+from time import monotonic
+
+import networkx as nx
+import numpy as np
+
+from ofatvm.arch import Arch
+from ofatvm.compiler.kernels import Kernel, library_digest
+from ofatvm.compiler.plan import Workload, kernel_calls
+from ofatvm.compiler.relax import Program, build_program
+from ofatvm.device.base import Device
+from ofatvm.device.local import LocalDevice
+from ofatvm.device.timing import SAMPLE, Latency, Protocol
+from ofatvm.errors import MeasurementError
+from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.graph import operator_graph
+from ofatvm.measurement import Measurement
+from ofatvm.pipeline.setup import CALIBRATION, Setup, require_local
+from ofatvm.predict.features import BlockTable
+from ofatvm.store import Store
+
+GROUP = 8
+VERSIONS = ("apache-tvm", "apache-tvm-ffi", "ofatvm")
+
+
+@contextmanager
+def local_device(setup: Setup, store: Store) -> Iterator[LocalDevice]:
+    """The local device, with the calibration kernels' reference time that the workspace keeps.
+
+    The reference is taken once per target and thread count, so that latencies of different days can
+    be compared.
+    """
+    require_local(setup)
+    kernels = setup.library.require(CALIBRATION)
+    run = _state_key(setup)
+    key = library_digest(kernels.values())
+    reference = store.get_state(run, f"reference-{key}")
+    device = LocalDevice(
+        setup.target.threads, [kernels[workload] for workload in CALIBRATION], reference
+    )
+    with device:
+        yield device
+        if reference is None and device.reference_s is not None:
+            store.put_state(run, f"reference-{key}", device.reference_s)
+
+
+def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> list[Kernel]:
+    """Compile every kernel of the space that is not in the library yet; returns all of them."""
+    from ofatvm.tuning.workloads import space_workloads
+
+    started = monotonic()
+    workloads = [use.workload for use in space_workloads(setup.space, setup.resolution)]
+    missing = setup.library.missing([*workloads, *CALIBRATION])
+    on_event(StageStarted("compile", len(missing), f"{len(missing)} of {len(workloads)} kernels"))
+    for start in range(0, len(missing), 40):
+        setup.library.require(kernel.workload for kernel in missing[start : start + 40])
+        on_event(Progress("compile", min(start + 40, len(missing)), len(missing)))
+    kernels = setup.library.require(workloads)
+    on_event(StageFinished("compile", f"{len(kernels)} kernels ready", monotonic() - started))
+    return list(kernels.values())
+
+
+def kernel_times(
+    setup: Setup,
+    store: Store,
+    device: Device,
+    kernels: Sequence[Kernel],
+    *,
+    on_event: Callable[[Event], None] = ignore,
+) -> BlockTable:
+    """Milliseconds of every kernel alone on the device, as a table that sums them over subnets.
+
+    Times are kept in the store by kernel digest; only new kernels are timed.
+    """
+    run = _state_key(setup)
+    known: dict[str, float] = store.get_state(run, "kernel-times", {})
+    new = [kernel for kernel in kernels if kernel.digest not in known]
+    if new:
+        started = monotonic()
+        on_event(StageStarted("kernels", len(new), "each kernel timed alone"))
+        for start in range(0, len(new), 20):
+            known |= device.time_kernels(new[start : start + 20])
+            store.put_state(run, "kernel-times", known)
+            on_event(Progress("kernels", min(start + 20, len(new)), len(new)))
+        on_event(StageFinished("kernels", f"{len(new)} timed", monotonic() - started))
+    times = {kernel.workload: known[kernel.digest] for kernel in kernels}
+    return additive_times(setup, times)
+
+
+def additive_times(setup: Setup, times: dict[Workload, float]) -> BlockTable:
+    """A table summing kernel milliseconds over the subnets of the setup's space."""
+
+    def values(graph: nx.DiGraph[str]) -> dict[str, float]:
+        return {call.weights or call.output: times[call.workload] for call in kernel_calls(graph)}
+
+    table: BlockTable = setup.tables.additive(values)
+    return table
+
+
+def programs_for(setup: Setup, archs: Sequence[Arch]) -> list[Program]:
+    """Programs for measuring, built in the setup's worker processes."""
+    kernels = setup.library.require(setup.workloads(archs))
+    folder = setup.workspace / "programs" / setup.target.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs: list[Future[Program]] = []
+    for arch in archs:
+        graph = operator_graph(arch)
+        used = {call.workload: kernels[call.workload] for call in kernel_calls(graph)}
+        name = f"{_file_name(arch)}-{library_digest(used.values())}.so"
+        jobs.append(setup.executor.submit(build_program, graph, used, setup.target, folder / name))
+    return [job.result() for job in jobs]
+
+
+def measure(
+    setup: Setup,
+    store: Store,
+    device: Device,
+    archs: Sequence[Arch],
+    *,
+    source: str,
+    protocol: Protocol = SAMPLE,
+    seed: int = 0,
+    reuse: bool = True,
+    on_event: Callable[[Event], None] = ignore,
+) -> list[Measurement]:
+    """A stored measurement for each architecture, in order.
+
+    With `reuse`, what the store holds for the same kernels and source is taken instead of measured.
+    Measurements are committed group by group; each group's visits are interleaved.
+    """
+    distinct = list(dict.fromkeys(archs))
+    digests = {arch: _digest(setup, arch) for arch in distinct}
+    found: dict[Arch, Measurement] = {}
+    if reuse:
+        held = stored(setup, store, device, source=source)
+        found = {arch: held[arch] for arch in distinct if arch in held}
+    todo = [arch for arch in distinct if arch not in found]
+    if todo:
+        started = monotonic()
+        on_event(StageStarted("measure", len(todo), f"{source}: {len(todo)} subnets"))
+        for start in range(0, len(todo), GROUP):
+            group = todo[start : start + GROUP]
+            programs = programs_for(setup, group)
+            latencies = device.measure(programs, protocol, seed=seed + start)
+            for arch, program, latency in zip(group, programs, latencies, strict=True):
+                measurement = _measurement(
+                    setup, device, arch, latency, source, digests[arch], seed
+                )
+                store.add_measurement(measurement)
+                found[arch] = measurement
+                program.path.unlink(missing_ok=True)
+            on_event(Progress("measure", min(start + GROUP, len(todo)), len(todo), _fastest(found)))
+        on_event(StageFinished("measure", f"{len(todo)} subnets", monotonic() - started))
+    return [found[arch] for arch in archs]
+
+
+def stored(
+    setup: Setup, store: Store, device: Device, *, source: str | None = None
+) -> dict[Arch, Measurement]:
+    """Good measurements of this target, space and thread count made with the very same kernels.
+
+    The newest one of each architecture.
+    """
+    result = {}
+    for measurement in store.measurements(
+        target=setup.target.fingerprint,
+        space=setup.space.name,
+        threads=setup.target.threads,
+        kind=device.kind,
+        source=source,
+    ):
+        if measurement.error or measurement.device != device.name:
+            continue
+        code, resolution, _ = measurement.arch.split("/", 2)
+        if code != setup.space.code or int(resolution) not in setup.space.resolutions:
+            continue
+        arch = setup.space.parse(measurement.arch)
+        if measurement.library == _digest(setup, arch):
+            result[arch] = measurement
+    return result
+
+
+def latencies_ms(measurements: Sequence[Measurement]) -> np.ndarray:
+    """Medians (n,), NaN where a measurement failed."""
+    return np.array([m.latency_ms if m.latency_ms is not None else np.nan for m in measurements])
+
+
+def _measurement(
+    setup: Setup,
+    device: Device,
+    arch: Arch,
+    latency: Latency | str,
+    source: str,
+    digest: str,
+    seed: int,
+) -> Measurement:
+    common = {
+        "arch": arch.encode(),
+        "space": setup.space.name,
+        "target": setup.target.fingerprint,
+        "device": device.name,
+        "kind": device.kind,
+        "threads": setup.target.threads,
+        "source": source,
+        "library": digest,
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "seed": seed,
+    }
+    if isinstance(latency, str):
+        return Measurement(**common, error=latency)
+    return Measurement(
+        **common,
+        latency_ms=latency.latency_ms,
+        p90_ms=latency.p90_ms,
+        ci_low_ms=latency.ci_low_ms,
+        ci_high_ms=latency.ci_high_ms,
+        samples_ms=latency.visits_ms,
+        unstable=latency.unstable,
+        calibration_ratio=latency.calibration_ratio,
+    )
+
+
+def _digest(setup: Setup, arch: Arch) -> str:
+    return library_digest(setup.library.kernel(workload) for workload in setup.workloads([arch]))
+
+
+def _state_key(setup: Setup) -> str:
+    return f"device-{setup.target.fingerprint}-{setup.target.threads}"
+
+
+def _file_name(arch: Arch) -> str:
+    return arch.encode().replace("/", "_")
+
+
+def _fastest(found: dict[Arch, Measurement]) -> str:
+    times = [m.latency_ms for m in found.values() if m.latency_ms is not None]
+    return f"fastest {min(times):.2f} ms" if times else ""
+
+
+def require_some(measurements: Sequence[Measurement]) -> None:
+    """Raise MeasurementError if every measurement failed."""
+    if measurements and all(m.error for m in measurements):
+        raise MeasurementError(
+            f"all {len(measurements)} measurements failed, the first: {measurements[0].error}",
+            hint="see `ofatvm doctor`",
+        )

@@ -1,0 +1,48 @@
+"""The latency model of a workspace: fitted from its measurements, kept beside the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ofatvm.measurement import Measurement
+from ofatvm.pipeline.measure import latencies_ms
+from ofatvm.pipeline.setup import Setup
+from ofatvm.predict.features import BlockTable
+from ofatvm.predict.latency import LatencyModel
+
+
+def model_folder(setup: Setup) -> Path:
+    """Where the model of this target, thread count, space and resolution is kept."""
+    name = f"{setup.target.fingerprint}-{setup.target.threads}"
+    return setup.workspace / "models" / f"latency-{name}-{setup.space.code}-{setup.resolution}"
+
+
+def fit_latency(
+    setup: Setup, measurements: Sequence[Measurement], kernel_ms: BlockTable, *, seed: int
+) -> LatencyModel:
+    """Fit on all good measurements and keep the model in the workspace."""
+    good = [m for m in measurements if m.latency_ms is not None]
+    rows = setup.space.to_rows([setup.space.parse(m.arch) for m in good])
+    model = LatencyModel.fit(
+        rows,
+        latencies_ms(good),
+        kernel_ms(rows),
+        setup.space,
+        setup.tables,
+        kernel_ms=kernel_ms,
+        seed=seed,
+    )
+    folder = model_folder(setup)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model.save(folder)
+    return model
+
+
+def load_latency(setup: Setup) -> LatencyModel | None:
+    """The workspace's model, None if no search or profile has fitted one.
+
+    The kernel times that its predictions start from are its `cost` table.
+    """
+    folder = model_folder(setup)
+    return LatencyModel.load(folder, setup.tables) if folder.is_dir() else None

@@ -1,0 +1,165 @@
+"""Shipping: one architecture with its weights as a checked bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from ofatvm.arch import Arch
+from ofatvm.bundle.manifest import (
+    Accuracy,
+    Latency,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    Weights,
+)
+from ofatvm.bundle.verify import compare
+from ofatvm.bundle.write import check_destination, write_bundle
+from ofatvm.compiler.plan import kernel_calls
+from ofatvm.compiler.relax import build_model
+from ofatvm.device.bundle_runner import run_bundle
+from ofatvm.device.cpu_features import needed_features
+from ofatvm.errors import CompileError, OfatvmError
+from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
+from ofatvm.graph import operator_graph, totals
+from ofatvm.measurement import Measurement
+from ofatvm.paths import data_dir
+from ofatvm.pipeline.setup import Setup, require_supernet_file, runs_here
+from ofatvm.supernet import MEAN, STD
+from ofatvm.tuning.workloads import coverage, subnet_workloads
+
+RESIZE_RATIO = 256 / 224
+RUN_TIMEOUT_S = 120.0
+CHECK_IMAGES = 4
+
+
+def ship(
+    setup: Setup,
+    arch: Arch,
+    out: Path,
+    *,
+    weights: Path | None,
+    seed: int,
+    measurement: Measurement | None = None,
+    accuracy_percent: float | None = None,
+    replace: bool = True,
+    on_event: Callable[[Event], None] = ignore,
+) -> Path:
+    """Compile `arch` with its weights, check it against PyTorch, and write the bundle to `out`.
+
+    A module whose output differs from PyTorch's by more than the bundle's tolerance, on the sample
+    picture or on random images, is not shipped: CompileError.
+    """
+    require_supernet_file(weights)
+    check_destination(out, replace=replace)
+    started = monotonic()
+    on_event(StageStarted("ship", None, arch.encode()))
+    from ofatvm.supernet.numpy_io import subnet_weights
+
+    subnet = subnet_weights(arch, weights=weights, seed=seed)
+    graph = operator_graph(arch)
+    kernels = setup.library.require(call.workload for call in kernel_calls(graph))
+    preprocessing = Preprocessing(
+        resize=round(arch.resolution * RESIZE_RATIO), crop=arch.resolution, mean=MEAN, std=STD
+    )
+    png, sample = sample_image(preprocessing)
+    expected = subnet.run(sample)
+    with tempfile.TemporaryDirectory(prefix="ofatvm-ship-") as folder:
+        model = Path(folder) / "model.so"
+        build_model(graph, kernels, subnet.folded, setup.target, model)
+        if runs_here(setup.target):
+            rng = np.random.default_rng(seed)
+            noise = rng.standard_normal((CHECK_IMAGES, *sample.shape[1:]), dtype=np.float32)
+            for image in (sample, *noise[:, None]):
+                _check(model, image, subnet.run(image), setup)
+        else:
+            on_event(
+                Notice("warning", f"not run here: code for {setup.target.name} needs its own CPU")
+            )
+        cost = totals(graph)
+        uses = subnet_workloads(arch)
+        manifest = Manifest(
+            arch=arch.encode(),
+            space=arch.space.name,
+            resolution=arch.resolution,
+            weights=_weights(subnet.origin, weights, seed),
+            inputs=(TensorSpec(name="x", shape=sample.shape, layout="NHWC"),),
+            outputs=(TensorSpec(name="logits", shape=expected.shape, layout="NC"),),
+            preprocessing=preprocessing,
+            target=setup.target,
+            cpu_features=needed_features(setup.target),
+            versions={
+                name: metadata.version(name)
+                for name in ("ofatvm", "apache-tvm", "apache-tvm-ffi", "torch")
+            },
+            latency=None if measurement is None else Latency.of(measurement),
+            accuracy=_accuracy(accuracy_percent, weights),
+            macs=cost.macs,
+            params=cost.params,
+            coverage=coverage(uses, setup.records.configs),
+            seeds={"search": seed, "weights": seed},
+        )
+        write_bundle(
+            out,
+            model=model,
+            manifest=manifest,
+            sample_input=sample,
+            sample_output=expected,
+            sample_image=png,
+            replace=replace,
+        )
+    on_event(StageFinished("ship", str(out), monotonic() - started))
+    return out
+
+
+def sample_image(preprocessing: Preprocessing) -> tuple[bytes, np.ndarray]:
+    """The shipped picture as PNG, and as the float32 input (1, height, width, channels)."""
+    from PIL import Image
+
+    with Image.open(data_dir("models") / "sample.jpg") as opened:
+        picture = opened.convert(preprocessing.channels)
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    size, crop = preprocessing.resize, preprocessing.crop
+    scaled = picture.resize((size, size), Image.Resampling.BILINEAR)
+    start = (size - crop) // 2
+    pixels = np.asarray(scaled, dtype=np.float32)[start : start + crop, start : start + crop]
+    mean, std = (np.array(v, dtype=np.float32) for v in (preprocessing.mean, preprocessing.std))
+    return buffer.getvalue(), ((pixels / np.float32(255.0) - mean) / std)[None]
+
+
+def _check(model: Path, image: np.ndarray, expected: np.ndarray, setup: Setup) -> None:
+    run = run_bundle(model, image, threads=setup.target.threads, timeout_s=RUN_TIMEOUT_S, calls=1)
+    try:
+        compare(run.output, expected)
+    except OfatvmError as error:
+        raise CompileError(
+            f"the compiled network is not shipped: {error.message}",
+            hint="compile it for another target, or report it with this architecture",
+        ) from None
+
+
+def _weights(origin: str, weights: Path | None, seed: int) -> Weights:
+    if weights is None:
+        return Weights(source="untrained", detail=f"initialised from seed {seed}")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return Weights(source="file", detail=origin[:200], sha256=digest)
+
+
+def _accuracy(percent: float | None, weights: Path | None) -> Accuracy | None:
+    if percent is None:
+        return None
+    trained = "with the published weights of this space" if weights is None else "by the model"
+    return Accuracy(
+        top1_percent=percent,
+        kind="predicted",
+        on=f"ImageNet validation set, {trained}; not measured with the weights in this bundle",
+    )

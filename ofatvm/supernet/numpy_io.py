@@ -1,0 +1,42 @@
+"""The edge between torch and the rest: subnets built, folded and run, arrays in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ofatvm.arch import Arch
+from ofatvm.supernet.checkpoint import load_weights
+from ofatvm.supernet.fold import folded_weights
+from ofatvm.supernet.net import Subnet, Supernet, extract
+
+Folded = dict[str, tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetWeights:
+    """One architecture cut out of a supernet: folded weights, and the module to check against."""
+
+    arch: Arch
+    folded: Folded
+    origin: str
+    module: Subnet
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """PyTorch's output (n, classes) for float32 NHWC `images` (n, height, width, channels)."""
+        import torch
+
+        batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        with torch.inference_mode():
+            result: np.ndarray = self.module(batch).numpy()
+        return result
+
+
+def subnet_weights(arch: Arch, *, weights: Path | None, seed: int) -> SubnetWeights:
+    """Cut `arch` out of the supernet in a weight file, or out of one initialised from the seed."""
+    space = arch.space
+    supernet = Supernet(space, seed=seed) if weights is None else load_weights(weights, space)
+    module = extract(supernet.eval(), arch).eval()
+    return SubnetWeights(arch, folded_weights(module, arch), supernet.origin, module)

@@ -1,0 +1,171 @@
+"""Tuning records: which schedule is the best known for each workload, and TVM's own files of them.
+
+Every folder `tuning_logs/<target>/` holds `target.json` (what was tuned, on what), `trials.jsonl`
+(the journal, see `journal.py`) and, made from it, `database_workload.json` and
+`database_tuning_record.json`: the best record per workload in MetaSchedule's format.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.schedule import ScheduleConfig, scheduled
+from ofatvm.compiler.space import VectorUnit
+from ofatvm.errors import RecordError
+from ofatvm.target import Target
+from ofatvm.tuning.journal import Journal, Trial, replace_file
+
+WORKLOADS_FILE = "database_workload.json"
+RECORDS_FILE = "database_tuning_record.json"
+TARGET_FILE = "target.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The best known schedules that serve a target, and where each set came from.
+
+    `configs` maps workload keys to schedules; `sources` names the targets they were tuned for,
+    nearest first, with how many each gave; `damaged` counts journal lines that could not be read.
+    """
+
+    configs: dict[str, ScheduleConfig]
+    sources: dict[str, int]
+    damaged: int = 0
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether none of the records was tuned for this very target."""
+        return bool(self.sources) and not next(iter(self.sources.values()))
+
+
+def find_records(target: Target, folders: Sequence[Path]) -> Records:
+    """Records of the target itself, then of its family, from several `tuning_logs` folders.
+
+    Records of other targets are never used: the look-up goes by folder, and a folder says what it
+    is.
+    """
+    configs: dict[str, ScheduleConfig] = {}
+    sources: dict[str, int] = {}
+    damaged = 0
+    for name in dict.fromkeys((target.name, *target.family)):
+        before = len(configs)
+        for folder in dict.fromkeys(path.resolve() for path in folders):
+            if not (folder / name / "trials.jsonl").is_file():
+                continue
+            if name == target.name:
+                check_owner(folder / name, target)
+            journal = Journal.read(folder / name)
+            damaged += journal.damaged
+            for key in [*journal.trials, *journal.finals]:
+                best = journal.best(key)
+                if best is not None:
+                    configs.setdefault(key, best.config)
+        sources[name] = len(configs) - before
+    return Records(configs, {n: c for n, c in sources.items() if c or n == target.name}, damaged)
+
+
+def check_owner(folder: Path, target: Target) -> None:
+    """Raise RecordError if the folder's records were tuned for another target than this."""
+    path = folder / TARGET_FILE
+    try:
+        value = json.loads(path.read_bytes())
+        owner = value["target"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        raise RecordError(
+            f"{path} is damaged", hint="restore it, or delete the folder to tune afresh"
+        ) from None
+    mine = {**target.to_dict(), "num-cores": 0}
+    if {**owner, "num-cores": 0} != mine:
+        raise RecordError(
+            f"{folder} holds records of {owner}, not of {target.to_dict()}",
+            hint="give the target another name, or another --tuning-logs folder",
+        )
+
+
+def write_owner(folder: Path, target: Target, unit: VectorUnit) -> None:
+    """Say in the folder what is tuned there, on what machine and with what."""
+    check_owner(folder, target)
+    value = {
+        "schema": SCHEMA,
+        "target": target.to_dict(),
+        "fingerprint": target.fingerprint,
+        "unit": asdict(unit),
+        "tuned_on": platform.processor() or platform.machine(),
+        "versions": {name: metadata.version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+    }
+    replace_file(folder / TARGET_FILE, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_database(folder: Path, target: Target, best: Iterable[tuple[Workload, Trial]]) -> int:
+    """Write TVM's files from the best trials; both are replaced whole. Returns how many records."""
+    import tvm
+    from tvm.s_tir import meta_schedule as ms
+
+    from ofatvm.compiler.primfunc import workload_module
+
+    built_for = tvm.target.Target(target.to_dict())
+    with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
+        database = ms.database.JSONDatabase(work_dir=temporary)
+        count = 0
+        for workload, trial in best:
+            schedule = scheduled(workload, trial.config)
+            entry = database.commit_workload(workload_module(workload))
+            arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
+            database.commit_tuning_record(
+                ms.database.TuningRecord(
+                    schedule.trace, entry, list(trial.seconds), built_for, arguments
+                )
+            )
+            count += 1
+        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if count else b""
+        records = (Path(temporary) / RECORDS_FILE).read_bytes() if count else b""
+    # A reader between the two renames sees records that point at equal or missing lines only
+    # because both files list workloads in one order; `database_is_current` catches the rest.
+    replace_file(folder / WORKLOADS_FILE, b"".join(map(_minified, workloads.splitlines())))
+    replace_file(folder / RECORDS_FILE, records)
+    return count
+
+
+def database_damage(folder: Path) -> str:
+    """What is wrong with TVM's files in a folder, as one line; "" when they are well."""
+    try:
+        workloads = (folder / WORKLOADS_FILE).read_bytes()
+        records = (folder / RECORDS_FILE).read_bytes()
+    except FileNotFoundError:
+        return ""
+    if (workloads and not workloads.endswith(b"\n")) or (records and not records.endswith(b"\n")):
+        return "the last line is torn"
+    count = workloads.count(b"\n")
+    for name, data in ((WORKLOADS_FILE, workloads), (RECORDS_FILE, records)):
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                value = json.loads(line)
+                if name == WORKLOADS_FILE:
+                    json.loads(base64.b64decode(value[1], validate=True)[8:])
+                elif not 0 <= value[0] < count:
+                    return f"{name} line {number} points at a workload that is not there"
+            except (ValueError, TypeError, LookupError, RecursionError):
+                return f"{name} line {number} is damaged"
+    return ""
+
+
+def _minified(line: bytes) -> bytes:
+    """A workload line with its module's JSON without white space: half the size, same module."""
+    shash, packed = json.loads(line)
+    raw = base64.b64decode(packed)
+    body: Any = json.dumps(json.loads(raw[8:]), separators=(",", ":")).encode()
+    # TVM writes the string's length before it, 8 bytes little-endian.
+    packed = base64.b64encode(len(body).to_bytes(8, "little") + body).decode()
+    return (json.dumps([shash, packed]) + "\n").encode()

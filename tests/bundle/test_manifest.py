@@ -1,0 +1,166 @@
+"""A manifest is read strictly: what is odd is one BundleError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofatvm.bundle.manifest import (
+    FileEntry,
+    Latency,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    parse_manifest,
+)
+from ofatvm.errors import BundleError
+from tests.bundle.making import make_manifest
+
+ENTRY = FileEntry(size_bytes=1, sha256="0" * 64)
+GOOD = make_manifest(files={"model.so": ENTRY}, machine="x86_64").to_json()
+
+
+def changed(**changes: Any) -> bytes:
+    return json.dumps(json.loads(GOOD) | changes).encode()
+
+
+def inside(*path: Any, value: Any) -> bytes:
+    whole = json.loads(GOOD)
+    place = whole
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(whole).encode()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"latency": None, "accuracy": None}, {"cpu_features": (), "seeds": {}}]
+)
+def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
+    manifest = make_manifest(**changes)
+    assert parse_manifest(manifest.to_json().encode()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a": 1, "a": 1}', "a key stands there twice"),
+        (b" " * (1 << 20) + b"{}", "at most 1048576"),
+        (b"[]", "not of a bundle"),
+        (b'{"schema": 1}', "not of a bundle"),
+        (changed(schema=2), "has schema 2, this ofatvm reads 1"),
+        (changed(schema=True), "has schema True"),
+        (changed(extra=1), "unknown key 'extra'"),
+        (GOOD.replace('"coverage": 1.0,', "").encode(), "lacks coverage"),
+        (changed(coverage=1.5), "coverage must be 0 to 1"),
+        (GOOD.replace('"coverage": 1.0', '"coverage": NaN').encode(), "NaN is not a number"),
+        (GOOD.replace('"coverage": 1.0', '"coverage": 1e999').encode(), "out of range"),
+        (changed(macs="many"), "macs must be a int, got str"),
+        (changed(macs=True), "macs must be a int, got bool"),
+        (changed(macs=-1), "macs must not be negative"),
+        (changed(macs=10**40), "out of range"),
+        (changed(arch=None), "arch must be a str, got NoneType"),
+        (changed(arch="a" * 5000), "longer than"),
+        (changed(inputs=[]), "exactly one of inputs"),
+        (changed(latency=3), "latency must be a dict"),
+        (inside("latency", "value_ms", value=0), "value_ms must be above 0"),
+        (inside("latency", "kind", value="guessed"), "kind must be one of"),
+        (inside("inputs", 0, "dtype", value="float64"), "dtype must be one of"),
+        (inside("inputs", 0, "shape", value=[1, -1, 2, 3]), "positive sizes"),
+        (inside("inputs", 0, "shape", value=[1 << 40]), "positive sizes"),
+        (inside("inputs", 0, "layout", value="N"), "must name 4 axes"),
+        (inside("preprocessing", "crop", value=4000), "1 <= crop <= resize"),
+        (inside("preprocessing", "std", value=[0, 1, 1]), "std above 0"),
+        (inside("preprocessing", "mean", value=[0]), "each channel"),
+        (inside("target", "fingerprint", value="0" * 12), "its options give"),
+        (inside("target", "options", "mcpu", value="x y"), "target makes no sense"),
+        (inside("target", "other", value=1), "exactly the keys"),
+        (inside("files", "/etc/passwd", value={}), "lacks sha256, size_bytes"),
+        (inside("files", "model.so", "sha256", value="xyz"), "64 hex digits"),
+        (inside("files", "model.so", "size_bytes", value=1 << 60), "size_bytes must be"),
+        (changed(cpu_features=["avx2; rm"]), "CPU feature"),
+    ],
+)
+def test_what_is_odd_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=message.replace("[", r"\[")):
+        parse_manifest(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("/etc/passwd", "absolute"),
+        ("../x", "leaves the bundle"),
+        ("a/../../x", "leaves the bundle"),
+        ("a//b", "not allowed"),
+        ("./a", "not allowed"),
+        ("a\\b", "not allowed"),
+        ("a\x00b", "not allowed"),
+        ("a\n", "not allowed"),
+        ("", "not allowed"),
+        (".hidden", "not allowed"),
+        ("a/b/c/d/e/f", "not allowed"),
+        ("manifest.json", "not allowed"),
+        ("ä", "not allowed"),
+        ("x" * 200, "not allowed"),
+    ],
+)
+def test_file_names_stay_inside(name: str, rule: str) -> None:
+    with pytest.raises(BundleError, match=rule):
+        make_manifest(files={name: ENTRY})
+
+
+def test_too_many_files_are_refused() -> None:
+    with pytest.raises(BundleError, match="at most 64 files"):
+        make_manifest(files={f"f{number}": ENTRY for number in range(65)})
+
+
+def test_a_failed_measurement_gives_no_latency(make_measurement: Any) -> None:
+    good = make_measurement()
+    figure = Latency.of(good)
+    assert (figure.value_ms, figure.p90_ms, figure.n, figure.threads) == (4.5, 4.9, 3, 2)
+    with pytest.raises(BundleError, match="no latency: it crashed"):
+        Latency.of(
+            make_measurement(
+                latency_ms=None, p90_ms=None, ci_low_ms=None, ci_high_ms=None, error="it crashed"
+            )
+        )
+
+
+def test_grey_images_have_one_channel() -> None:
+    assert Preprocessing(resize=32, crop=28, mean=(0.3,), std=(0.3,), channels="L").crop == 28
+    assert TensorSpec(name="x", shape=(1, 28, 28, 1), layout="NHWC").dtype == "float32"
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(key=st.sampled_from(sorted(json.loads(GOOD))), value=plain)
+def test_any_value_of_any_key_gives_a_manifest_or_a_bundle_error(key: str, value: Any) -> None:
+    try:
+        assert isinstance(parse_manifest(changed(**{key: value})), Manifest)
+    except BundleError as error:
+        assert "\n" not in error.message
+
+
+@settings(max_examples=300, deadline=None)
+@given(position=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
+def test_a_changed_byte_gives_a_manifest_or_a_bundle_error(position: int, byte: int) -> None:
+    data = bytearray(GOOD.encode())
+    data[position] = byte
+    try:
+        assert isinstance(parse_manifest(bytes(data)), Manifest)
+    except BundleError as error:
+        assert error.exit_code == 2

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ofatvm.compiler import isa
+from ofatvm.compiler.isa import check_cpu, host_target, tvm_target, vector_unit
+from ofatvm.compiler.space import VectorUnit
+from ofatvm.errors import TargetError
+from ofatvm.paths import data_dir
+from ofatvm.target import Target, parse_target
+
+x86_only = pytest.mark.skipif(os.uname().machine != "x86_64", reason="about x86 CPUs")
+AVX512_FLAGS = "avx avx2 avx512f avx512bw avx512cd avx512dq avx512vl bmi2 f16c fma".split()
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("llvm -mcpu=x86-64-v4 -num-cores=2", VectorUnit(16, 32, 2)),
+        ("llvm -mcpu=x86-64-v4 -mattr=-prefer-256-bit", VectorUnit(16, 32, 1)),
+        ("llvm -mcpu=x86-64-v4 -mattr=-avx512f", VectorUnit(8, 16, 1)),
+        ("llvm -mcpu=x86-64-v3 -num-cores=8", VectorUnit(8, 16, 8)),
+        ("llvm -mcpu=x86-64-v2", VectorUnit(4, 16, 1)),
+        ("llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72 -num-cores=4", VectorUnit(4, 32, 4)),
+        ("llvm -mtriple=arm64-linux-gnu", VectorUnit(4, 32, 1)),
+        ("llvm -mtriple=armv7l-linux-gnueabihf -mcpu=cortex-a53", VectorUnit(4, 16, 1)),
+        ("llvm -mtriple=riscv64-linux-gnu", VectorUnit(4, 16, 1)),
+    ],
+)
+def test_vector_unit(text: str, unit: VectorUnit) -> None:
+    assert vector_unit(parse_target(text)) == unit
+
+
+def test_a_target_without_triple_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvm.target import codegen
+
+    monkeypatch.setattr(codegen, "llvm_get_system_triple", lambda: "aarch64-linux-gnu")
+    assert vector_unit(Target("plain")).registers == 32
+
+
+def test_every_shipped_target_is_known_to_llvm() -> None:
+    for path in data_dir("targets").glob("*.toml"):
+        assert vector_unit(parse_target(str(path))).lanes in (4, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("llvm -mcpu=x86-64-v33", "x86-64-v3"),
+        ("llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72x", "cortex-a72"),
+        ("llvm -mtriple=aarch64-linux-gnu -mcpu=cortexa76", "cortex-a76"),
+        ("llvm -mtriple=x86_64-linux-gnu -mcpu=haswel", "haswell"),
+    ],
+)
+def test_an_unknown_cpu_is_answered_with_the_nearest(text: str, nearest: str) -> None:
+    target = parse_target(text)
+    with pytest.raises(TargetError) as caught:
+        check_cpu(target)
+    assert target.mcpu in caught.value.message
+    assert nearest in caught.value.hint
+
+
+def test_a_cpu_of_another_architecture_is_unknown() -> None:
+    with pytest.raises(TargetError, match="'cortex-a72' for x86_64-linux-gnu"):
+        tvm_target(parse_target("llvm -mtriple=x86_64-linux-gnu -mcpu=cortex-a72"))
+
+
+@pytest.mark.parametrize("attribute", ["+foo", "-foo", "+neon"])
+def test_unknown_attributes_are_refused(attribute: str) -> None:
+    target = parse_target(f"llvm -mtriple=x86_64-linux-gnu -mcpu=x86-64-v3 -mattr={attribute}")
+    with pytest.raises(TargetError, match="LLVM knows no attribute"):
+        check_cpu(target)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "llvm -mtriple=x86_64-linux-gnu -mcpu=x86-64-v4 -mattr=-prefer-256-bit,-avx512f",
+        "llvm -mtriple=aarch64-linux-gnu -mattr=+v8.2a,+fullfp16,-crc",
+    ],
+)
+def test_known_attributes_pass(text: str) -> None:
+    check_cpu(parse_target(text))
+
+
+def test_other_kinds_than_llvm_are_not_supported_yet() -> None:
+    with pytest.raises(TargetError, match="cuda is not supported"):
+        tvm_target(parse_target("cuda"))
+
+
+TRIPLES = [
+    *("nonsense", "nonsense-a-b", "armfoo-linux", "aarch64zzz", "x86_64foo", "riscv64gc-linux"),
+    *("-linux-gnu", "linux", "x86-64", "X86_64-linux", "wasm32", "powerpc", "armv99", "i986"),
+    *("x86_64", "aarch64-linux-gnu", "arm64-a-b-c-d", "riscv32", "i686-x", "armv8l", "armv7a-x"),
+]
+ASK = """
+import json, sys
+from ofatvm.compiler.isa import vector_unit
+from ofatvm.errors import TargetError
+from ofatvm.target import Target
+answers = {}
+for triple in json.loads(sys.argv[1]):
+    try:
+        vector_unit(Target("t", mtriple=triple))
+        answers[triple] = ""
+    except TargetError as error:
+        answers[triple] = error.message
+print(json.dumps(answers))
+"""
+
+
+def test_no_triple_ends_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(TRIPLES)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = json.loads(done.stdout)
+    assert [triple for triple in TRIPLES if not answers[triple]] == TRIPLES[-7:]
+    assert all(repr(triple) in answers[triple] for triple in TRIPLES[:-7])
+
+
+def test_the_host_is_this_machine() -> None:
+    host = host_target()
+    assert host.num_cores == host.threads == len(os.sched_getaffinity(0))
+    assert host_target(threads=1).threads == 1
+    assert host_target(threads=1).fingerprint == host.fingerprint
+    assert vector_unit(host).threads == host.threads
+    for name in host.family:
+        assert vector_unit(parse_target(name)).lanes <= vector_unit(host).lanes
+
+
+@x86_only
+@pytest.mark.parametrize(
+    ("cpu", "flags", "name", "family"),
+    [
+        ("znver4", AVX512_FLAGS, "x86-64-v4", ["x86-64-v3"]),  # lacks znver4's other AVX-512
+        ("skylake-avx512", AVX512_FLAGS, "skylake-avx512", ["x86-64-v4", "x86-64-v3"]),
+        ("skylake-avx512", ["avx", "avx2", "bmi2", "f16c", "fma"], "x86-64-v3", []),
+        ("skylake-avx512", ["sse2"], "x86-64", []),
+        ("haswell", ["avx", "avx2", "bmi2", "f16c", "fma"], "haswell", ["x86-64-v3"]),
+        ("x86-64", AVX512_FLAGS, "x86-64-v4", ["x86-64-v3"]),  # LLVM is older than the CPU
+        ("skylake-avx512", [], "skylake-avx512", ["x86-64-v4", "x86-64-v3"]),  # no word of it
+    ],
+)
+def test_the_host_is_no_more_than_its_cpu_says(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, flags: list[str], name: str, family: list[str]
+) -> None:
+    from tvm.target import codegen
+
+    monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: cpu)
+    monkeypatch.setattr(isa, "_cpu_flags", lambda: frozenset(flags))
+    host = host_target()
+    assert (host.name, host.mcpu, list(host.family)) == (name, name, family)
+    assert ("-prefer-256-bit" in host.mattr) == ("x86-64-v4" in (name, *family))
+    check_cpu(host)
+
+
+@x86_only
+def test_flags_are_read_in_llvms_spelling() -> None:
+    flags = isa._cpu_flags()
+    assert {"sse2", "fxsr"} <= flags
+    assert not any("_" in flag for flag in flags)
