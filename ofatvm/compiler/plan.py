@@ -6,11 +6,19 @@ be counted without lowering a single network, and every compiler sees the same k
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import networkx as nx
 
+from ofatvm.errors import RecordError
 from ofatvm.graph import Operator, operators
+
+_ACTIVATIONS = {"": "", "relu": "relu", "hswish": "h_swish", "hsigmoid": "h_sigmoid"}
+_KEY = re.compile(
+    r"(conv|depthwise|pointwise|dense|mean)(?:_k(\d)s(\d))?_(\d+(?:x\d+x\d+)?)(?:_(\d+))?"
+    r"(?:_(relu|hswish|hsigmoid))?(_nobias)?(_scaled)?(_residual)?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,6 +54,33 @@ class Workload:
         parts += ["scaled"] if self.scaled else []
         parts += ["residual"] if self.residual else []
         return "_".join(parts)
+
+    @classmethod
+    def parse(cls, key: str) -> Workload:
+        """The workload of a `key`; RecordError if it is none."""
+        match = _KEY.fullmatch(key)
+        if not match:
+            raise RecordError(f"not a workload: {key[:80]!r}")
+        kind, kernel, stride, size, width, activation, nobias, scaled, residual = match.groups()
+        in_shape = tuple(int(number) for number in size.split("x"))
+        channels = int(width) if width else in_shape[-1]
+        step = int(stride or 1)
+        spatial = kind in ("conv", "depthwise", "pointwise")
+        pixels = tuple((number - 1) // step + 1 for number in in_shape[:-1]) if spatial else ()
+        workload = cls(
+            kind=kind,
+            in_shape=in_shape,
+            out_shape=(*pixels, channels),
+            kernel=int(kernel or 1),
+            stride=step,
+            activation=_ACTIVATIONS[activation or ""],
+            bias=not nobias and kind != "mean",
+            scaled=bool(scaled),
+            residual=bool(residual),
+        )
+        if workload.key != key:
+            raise RecordError(f"not a workload: {key[:80]!r}")
+        return workload
 
     @property
     def operator(self) -> Operator:

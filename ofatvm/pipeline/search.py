@@ -191,9 +191,9 @@ def search(
 ) -> SearchResult:
     """Find the front of accuracy and measured latency under a budget.
 
-    Killed and started again with the same arguments, it repeats its seeded decisions on the stored
-    measurements and goes on from there; `fresh` measures anew. Raises InfeasibleBudgetError naming the
-    best achievable.
+    Killed and started again with the same arguments, it repeats its seeded decisions on the
+    stored measurements and goes on from there; `fresh` measures anew. Raises
+    InfeasibleBudgetError naming the best achievable.
     """
     run = _Search(setup, store, device, accuracy, budget, config, fresh, on_event)
     kernels = compile_space(setup, on_event=on_event)

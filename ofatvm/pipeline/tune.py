@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,17 +36,17 @@ def tune_space(
 ) -> tuple[TuningSummary, float, int]:
     """Tune every workload of the setup's space at some resolutions, then write TVM's files.
 
-    Returns the summary, the coverage of the space at these resolutions (0 to 1), and the number of
-    records in TVM's files.
+    Returns the summary, the lowest coverage of the space at these resolutions (0 to 1), and the
+    number of records in TVM's files.
     """
     require_local(setup)
     if setup.target.threads != setup.unit.threads:
         raise TargetError("tuning runs with the target's own thread count")
     folder = tuning_folder(setup)
     uses: dict[str, WorkloadUse] = {}
-    for resolution in resolutions:
-        for use in space_workloads(setup.space, resolution):
-            uses.setdefault(use.workload.key, use)
+    spaces = [space_workloads(setup.space, resolution) for resolution in resolutions]
+    for use in itertools.chain.from_iterable(spaces):
+        uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
     with Journal.open(folder) as journal:
         write_owner(folder, setup.target, setup.unit)
@@ -72,7 +73,6 @@ def tune_space(
                 on_event=on_event,
             )
         finally:
-            best = [(u.workload, t) for u in ordered if (t := journal.best(u.workload.key))]
+            best = journal.best_of_all()
             count = write_database(folder, setup.target, best)
-        covered = coverage(ordered, {workload.key for workload, _ in best})
-    return summary, covered / max(1, len(resolutions)) if len(resolutions) > 1 else covered, count
+    return summary, min(coverage(uses, best) for uses in spaces), count

@@ -179,6 +179,11 @@ class Journal:
         fastest = min(candidates, key=lambda trial: trial.cost, default=None)
         return fastest if fastest is not None and math.isfinite(fastest.cost) else None
 
+    def best_of_all(self) -> dict[str, Trial]:
+        """Workload key -> its fastest known trial, for every workload that has one; sorted."""
+        keys = sorted({*self.trials, *self.finals})
+        return {key: best for key in keys if (best := self.best(key)) is not None}
+
     def failures(self, kind: str) -> int:
         """How many trials failed in `kind` (build or run)."""
         every = (trial for trials in self.trials.values() for trial in trials)

@@ -11,7 +11,7 @@ import base64
 import json
 import platform
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,10 +66,8 @@ def find_records(target: Target, folders: Sequence[Path]) -> Records:
                 check_owner(folder / name, target)
             journal = Journal.read(folder / name)
             damaged += journal.damaged
-            for key in [*journal.trials, *journal.finals]:
-                best = journal.best(key)
-                if best is not None:
-                    configs.setdefault(key, best.config)
+            for key, best in journal.best_of_all().items():
+                configs.setdefault(key, best.config)
         sources[name] = len(configs) - before
     return Records(configs, {n: c for n, c in sources.items() if c or n == target.name}, damaged)
 
@@ -108,8 +106,11 @@ def write_owner(folder: Path, target: Target, unit: VectorUnit) -> None:
     replace_file(folder / TARGET_FILE, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def write_database(folder: Path, target: Target, best: Iterable[tuple[Workload, Trial]]) -> int:
-    """Write TVM's files from the best trials; both are replaced whole. Returns how many records."""
+def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> int:
+    """Write TVM's files from the best trial of each workload key; returns how many records.
+
+    Both files are replaced whole.
+    """
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
@@ -118,8 +119,8 @@ def write_database(folder: Path, target: Target, best: Iterable[tuple[Workload, 
     built_for = tvm.target.Target(target.to_dict())
     with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
         database = ms.database.JSONDatabase(work_dir=temporary)
-        count = 0
-        for workload, trial in best:
+        for key, trial in best.items():
+            workload = Workload.parse(key)
             schedule = scheduled(workload, trial.config)
             entry = database.commit_workload(workload_module(workload))
             arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
@@ -128,14 +129,13 @@ def write_database(folder: Path, target: Target, best: Iterable[tuple[Workload, 
                     schedule.trace, entry, list(trial.seconds), built_for, arguments
                 )
             )
-            count += 1
-        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if count else b""
-        records = (Path(temporary) / RECORDS_FILE).read_bytes() if count else b""
+        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if best else b""
+        records = (Path(temporary) / RECORDS_FILE).read_bytes() if best else b""
     # A reader between the two renames sees records that point at equal or missing lines only
     # because both files list workloads in one order; `database_is_current` catches the rest.
     replace_file(folder / WORKLOADS_FILE, b"".join(map(_minified, workloads.splitlines())))
     replace_file(folder / RECORDS_FILE, records)
-    return count
+    return len(best)
 
 
 def database_damage(folder: Path) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.errors import CompileError
+from ofatvm.errors import CompileError, OfatvmError
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -146,7 +146,11 @@ def _outcome(value: Any, job: Any, what: str) -> tuple[Any, str]:
         return None, f"{what}: took too long and was killed"
     except ChildProcessError:
         return None, f"{what}: the worker process died"
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
+    except OfatvmError as error:
+        # No linker, a full disk: the tools are at fault, not the candidate.
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: "))
+    except (RuntimeError, ValueError, TypeError, LookupError, OSError, AssertionError) as error:
         # Popen workers hand back whatever TVM raised as one of these, with the text of the trace.
         lines = [line for line in str(error).splitlines() if line.strip()]
         return None, f"{what}: {lines[-1].strip()[:160] if lines else type(error).__name__}"

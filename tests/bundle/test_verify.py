@@ -173,8 +173,13 @@ def signed(name: str | None = None, data: bytes | None = None, **fields: Any) ->
     return lambda bundle: sign(bundle, name, data, **fields)
 
 
-OBJECTS = b"\x93NUMPY\x01\x00" + b"v\x00" + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"
-HUGE = npy(np.zeros((1, CLASSES), np.float32)).replace(b"(1, 1000), ", b"(9" + b"9" * 9 + b",),")
+OBJECTS = (
+    b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+    + b" " * 60
+    + b"\n"
+)
+HUGE = npy(np.zeros((1, CLASSES), np.float32)).replace(b"(1, 1000), ", b"(99999999),")
 
 BAD = {
     "flipped model": (flip("model.so"), "model.so does not have the sha256"),
@@ -218,11 +223,16 @@ BAD = {
     "few labels": (signed("labels.txt", b"one\n"), "1 lines for 1000 classes"),
     "binary labels": (signed("labels.txt", b"\xff\n" * CLASSES), "not UTF-8"),
     "pickled sample": (signed("sample/input.npy", OBJECTS), "not a .npy array"),
-    "huge sample": (signed("sample/output.npy", HUGE), "not a .npy array"),
+    "huge sample": (signed("sample/output.npy", HUGE), "has shape"),
+    "long sample": (signed("sample/output.npy", bytes(10_000)), "larger than shape"),
+    "cut sample": (
+        signed("sample/output.npy", npy(np.zeros((1, CLASSES), np.float32))[:-4]),
+        "3996 bytes of numbers, not 4000",
+    ),
     "zip as sample": (signed("sample/input.npy", b"PK\x03\x04" * 9), "not a .npy array"),
     "double sample": (
-        signed("sample/output.npy", npy(np.zeros((1, CLASSES)))),
-        "not an array of float32",
+        signed("sample/input.npy", npy(np.zeros((1, 2, 3)))),
+        "not an array of float32, but <f8",
     ),
     "endless sample": (
         signed("sample/output.npy", npy(np.full((1, CLASSES), np.inf, np.float32))),
@@ -279,9 +289,7 @@ def test_a_link_to_a_bundle_is_fine(bundle: Path, tmp_path: Path) -> None:
     assert not verify_bundle(tmp_path / "latest", run=False).ran
 
 
-def test_a_foreign_bundle_is_checked_and_not_run(
-    canary: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_foreign_bundle_is_checked_and_not_run(canary: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = shutil.copytree(canary[0], tmp_path / "bundle")
     foreign_code(bundle)
     sign(bundle, machine="aarch64")

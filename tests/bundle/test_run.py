@@ -1,0 +1,215 @@
+"""The runners in a bundle need nothing of ofatvm, and answer bad input with one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.bundle.making import CLASSES, SIZE, Tiny, make_bundle, make_manifest, png, sign
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tiny, tmp_path_factory.mktemp("run") / "bundle")
+
+
+def run(bundle: Path, *words: object, block: str = "", **variables: str) -> Any:
+    """`python run.py WORDS` from another folder; `block` names modules that cannot be imported."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({block.split()!r})); "
+    script = str(bundle / "run.py")
+    code = f"{blocked}import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], "
+    code += "run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-I", "-c", code, script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | variables,
+        timeout=120,
+        check=False,
+    )
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """Resize the whole image, then crop: the plain way."""
+    wide, high = (int(147 * side / min(image.size) + 1e-6) for side in image.size)
+    left, top = round((wide - SIZE) / 2), round((high - SIZE) / 2)
+    resized = image.convert("RGB").resize((wide, high), Image.Resampling.BILINEAR)
+    values = np.asarray(resized, np.float32)[top : top + SIZE, left : left + SIZE] / 255
+    return (values - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+
+
+def test_it_names_the_classes_without_torch_or_ofatvm(bundle: Path, tiny: Tiny) -> None:
+    done = run(bundle, bundle / "sample/image.png", "--top", 3, block="torch ofatvm xgboost")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "warning: the weights are UNTRAINED, so these classes mean nothing\n"
+    rows = [re.fullmatch(r" +(\d) +(0\.\d{4})  label (\d+)", x) for x in done.stdout.splitlines()]
+    assert [row.group(1) for row in rows if row] == ["1", "2", "3"]
+    weight = np.random.default_rng(0).standard_normal((3, CLASSES)).astype(np.float32)
+    with Image.open(bundle / "sample/image.png") as image:
+        logits = pixels(image).mean((0, 1)) @ weight
+    chances = np.exp(logits - logits.max())
+    chances /= chances.sum()
+    best = np.argsort(-chances)[:3]
+    assert [int(row.group(3)) for row in rows if row] == list(best)
+    assert [float(row.group(2)) for row in rows if row] == pytest.approx(chances[best], abs=2e-4)
+
+
+def test_trained_weights_and_no_labels(tiny: Tiny, tmp_path: Path) -> None:
+    from ofatvm.bundle.manifest import Weights
+
+    manifest = make_manifest(weights=Weights(source="file", detail="x.pth", sha256="0" * 64))
+    out = make_bundle(tiny, tmp_path / "b", manifest=manifest, labels=None)
+    done = run(out, out / "sample/image.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 5
+    assert "  class " in done.stdout
+    assert "untrained" not in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("size", [(128, 128), (147, 147), (200, 150), (97, 331), (640, 480)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
+def test_images_become_what_a_resize_and_a_crop_make_of_them(
+    bundle: Path, tmp_path: Path, size: tuple[int, int], mode: str
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    path = tmp_path / "x.png"
+    Image.fromarray(noise).convert(mode).save(path)
+    load = runpy.run_path(str(bundle / "run.py"))["load_image"]
+    steps = {
+        "resize": 147,
+        "crop": SIZE,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "channels": "RGB",
+        "interpolation": "bilinear",
+    }
+    made = load(path, steps, np, Image)
+    assert made.shape == (1, SIZE, SIZE, 3)
+    assert made.dtype == np.float32
+    with Image.open(path) as image:
+        # Pillow rounds to bytes in between, so a step of 1/255 may differ here and there.
+        assert np.abs(made[0] - pixels(image)).max() < 1.01 / 255 / 0.224
+
+
+def test_an_absurdly_long_image_takes_no_absurd_memory(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.png").write_bytes(png((60_000, 1)))
+    done = run(bundle, tmp_path / "long.png")
+    assert done.returncode == 0, done.stderr
+
+
+def bomb() -> bytes:
+    buffer = BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("none.png", None, "error: cannot read the image"),
+        ("text.png", b"hello", "is not an image that Pillow reads"),
+        ("empty.png", b"", "is not an image that Pillow reads"),
+        ("cut.png", png((300, 300))[:120], "error: cannot read the image"),
+        ("bomb.png", bomb(), "exceeds limit"),
+    ],
+)
+def test_a_bad_image_is_one_line(
+    bundle: Path, tmp_path: Path, name: str, data: bytes | None, message: str
+) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    done = run(bundle, tmp_path / name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "way_out"),
+    [("PIL", "pip install numpy pillow"), ("numpy", "pip install"), ("tvm", "apache-tvm==0.27")],
+)
+def test_a_missing_module_is_one_line(bundle: Path, block: str, way_out: str) -> None:
+    done = run(bundle, bundle / "sample/image.png", block=block)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert way_out in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"machine": "aarch64"}, "is compiled for aarch64, this machine is"),
+        ({"cpu_features": ["avx9999f"]}, "this machine lacks: avx9999f"),
+        ({"files": {}}, "incomplete or damaged"),
+        ({"files": {"model.so": {"sha256": "0"}}}, "not the file that manifest.json describes"),
+    ],
+)
+def test_a_bundle_that_cannot_run_here_is_one_line(
+    bundle: Path, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    sign(copy, **fields)
+    done = run(copy, copy / "sample/image.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bad_options_are_usage_errors(bundle: Path) -> None:
+    assert run(bundle).returncode == 2
+    assert run(bundle, bundle / "sample/image.png", "--top", 0).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_c_plus_plus_runner_compiles_as_the_card_says(
+    bundle: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    lines = (copy / "README.md").read_text().split("```sh\n")[2].split("```")[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", lines],
+        cwd=copy,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [line.split() for line in done.stdout.splitlines()]
+    best = np.argsort(-tiny.result[0])[:5]
+    assert [int(words[0]) for words in printed] == list(best)
+
+    def classify(*words: object) -> Any:
+        return subprocess.run(
+            [tmp_path / "classify", *map(str, words)], capture_output=True, text=True, check=False
+        )
+
+    whole = classify(copy / "model.so", copy / "sample/input.npy", 0)
+    values = [float(line.split()[1]) for line in whole.stdout.splitlines()]
+    assert values == pytest.approx(tiny.result[0], abs=1e-4)
+    (tmp_path / "raw").write_bytes(tiny.given.tobytes())
+    assert classify(copy / "model.so", tmp_path / "raw", 0).stdout == whole.stdout
+    (tmp_path / "double.npy").write_bytes(b"")
+    np.save(tmp_path / "double.npy", tiny.given.astype(np.float64))
+    for words, message in (
+        ((copy / "model.so", copy / "run.py"), "bytes of numbers, the network takes"),
+        ((copy / "model.so", tmp_path / "double.npy"), "not a float32 array"),
+        ((copy / "none.so", copy / "sample/input.npy"), "none.so"),
+        ((copy / "model.so", copy / "sample/input.npy", "x"), "TOP must be a whole number"),
+        ((copy / "model.so", copy / "none"), "cannot open"),
+    ):
+        done = classify(*words)
+        assert done.returncode == 1
+        assert message in done.stderr

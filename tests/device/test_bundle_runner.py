@@ -1,0 +1,105 @@
+"""A network in a child process: what it answers, and every way it can fail."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ofatvm.device import bundle_runner
+from ofatvm.device.bundle_runner import run_bundle
+from ofatvm.errors import MeasurementError, MissingInputError
+from tests.bundle.making import Tiny, compile_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return compile_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def library(folder: Path, body: str) -> Path:
+    """A shared library that does `body` when it is loaded."""
+    source = folder / "x.c"
+    source.write_text(
+        "#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
+        f"__attribute__((constructor)) static void start(void) {{ {body} }}"
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "x.so", source], check=True)
+    return folder / "x.so"
+
+
+def test_it_answers_and_times(tiny: Tiny) -> None:
+    done = run_bundle(tiny.model, tiny.given, threads=1, timeout_s=60, calls=7)
+    assert np.abs(done.output - tiny.result).max() < 1e-5
+    assert len(done.samples_ms) == 7
+    assert all(0 < sample < 1e3 for sample in done.samples_ms)
+
+
+def test_a_wrong_input_is_a_failure(tiny: Tiny) -> None:
+    with pytest.raises(MeasurementError, match=r"model.so failed: .*"):
+        run_bundle(tiny.model, np.zeros((1, 5), np.float32), threads=1, timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise(SIGSEGV);", "crashed .SIGSEGV."),
+        ("raise(SIGILL);", "crashed .SIGILL."),
+        ("abort();", "crashed .SIGABRT."),
+        ("_exit(0);", "left no result"),
+        ("_exit(7);", "model.so failed"),
+        ('for (;;) { puts("spam spam spam spam spam spam spam"); }', "crashed .SIGXFSZ."),
+        ("", "model.so failed: .*vm_load_executable"),
+    ],
+)
+def test_code_that_does_not_work_is_one_error(
+    tmp_path: Path, body: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MeasurementError, match=message) as caught:
+        run_bundle(
+            library(tmp_path, body),
+            np.zeros((1, 5), np.float32),
+            threads=1,
+            timeout_s=60,
+            built_with="0.1",
+        )
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 1
+
+
+def test_another_tvm_is_named_in_the_hint(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError) as caught:
+        run_bundle(
+            library(tmp_path, "abort();"),
+            np.zeros(1, np.float32),
+            threads=1,
+            timeout_s=60,
+            built_with="0.1",
+        )
+    assert caught.value.hint.startswith("it was compiled by TVM 0.1, this machine has ")
+
+
+def test_a_hang_ends_with_all_its_children(tmp_path: Path) -> None:
+    mark = f"{time.time_ns() % 10**7 + 10**6}"
+    path = library(tmp_path, f'if (!fork()) execlp("sleep", "sleep", "{mark}", NULL); pause();')
+    started = time.monotonic()
+    with pytest.raises(MeasurementError, match="took longer than 3 s"):
+        run_bundle(path, np.zeros(1, np.float32), threads=1, timeout_s=3)
+    assert time.monotonic() - started < 10
+    commands = [
+        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.is_dir()
+    ]
+    assert not any(mark.encode() in command for command in commands)
+
+
+def test_no_runtime_is_missing_input(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tvm.py").write_text("raise ImportError('no libtvm_runtime.so')")
+    monkeypatch.setattr(bundle_runner, "PACKAGE", bundle_runner.PACKAGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(MissingInputError, match=r"no TVM runtime: no libtvm_runtime.so"):
+        run_bundle(tiny.model, tiny.given, threads=1, timeout_s=60)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ofatvm.compiler.isa import host_target, vector_unit
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.space import default_config
+from ofatvm.errors import MissingInputError
+from ofatvm.tuning import workers as module
+from ofatvm.tuning.workers import Timing, Workers
+
+SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
+DEPTHWISE = Workload("depthwise", (8, 8, 16), (8, 8, 16), 3)
+IMPOSSIBLE = ScheduleConfig(rows=4, columns=1, groups=1, lanes=4, block_rows=1)
+QUICK = Timing(repeats=2, sample_ms=1)
+TIMEOUT_S = 5.0
+ON_LOAD = "}\n__attribute__((constructor)) void load(void) {"
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """One set of workers for the whole module: what one test breaks must not harm the next."""
+    host = host_target(threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RUN_TIMEOUT_S", TIMEOUT_S)
+        with Workers(host.to_dict(), vector_unit(host), builders=1) as running:
+            yield running
+
+
+def assert_works(workers: Workers) -> None:
+    config = default_config(SMALL, workers.unit)
+    [(path, error)] = workers.build([(SMALL, config)])
+    assert error == ""
+    assert path is not None
+    seconds, error = workers.run(path, kernel_shapes(SMALL, config), QUICK)
+    assert error == ""
+    assert len(seconds) == 2
+    assert all(0 < second < 0.1 for second in seconds)
+    assert not path.exists(), "a timed candidate is deleted"
+
+
+def test_a_kernel_is_built_and_timed(workers: Workers) -> None:
+    assert_works(workers)
+
+
+def test_a_candidate_that_does_not_build_is_one_error(workers: Workers) -> None:
+    good = default_config(SMALL, workers.unit)
+    built = workers.build([(DEPTHWISE, IMPOSSIBLE), (SMALL, good)])
+    (path, error), (other, none) = built
+    assert path is None
+    assert error.startswith("build: ")
+    assert "\n" not in error
+    assert len(error) < 200
+    assert (other is not None, none) == (True, "")
+
+
+def test_a_slow_candidate_gets_one_sample(workers: Workers) -> None:
+    config = default_config(SMALL, workers.unit)
+    [(path, _)] = workers.build([(SMALL, config)])
+    assert path is not None
+    timing = replace(QUICK, cutoff_s=0.0)
+    seconds, error = workers.run(path, kernel_shapes(SMALL, config), timing)
+    assert (len(seconds), error) == (1, "")
+
+
+def test_a_candidate_that_raises_is_one_error(workers: Workers) -> None:
+    config = default_config(SMALL, workers.unit)
+    [(path, _)] = workers.build([(SMALL, config)])
+    assert path is not None
+    seconds, error = workers.run(path, [(1, 1, 1)] * 4, QUICK)
+    assert seconds == ()
+    assert error.startswith("run: ")
+    assert "\n" not in error
+    assert_works(workers)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("*(volatile int*)8 = 0;", "run: the worker process died"),
+        ("for (;;) {}", "run: took too long and was killed"),
+        pytest.param("__builtin_trap();", "run: the worker process died", marks=pytest.mark.slow),
+        pytest.param("exit(0);", "run: the worker process died", marks=pytest.mark.slow),
+        pytest.param(f"{ON_LOAD} abort();", "run: the worker process died", marks=pytest.mark.slow),
+        pytest.param(f"{ON_LOAD} for (;;) {{}}", "run: took too long", marks=pytest.mark.slow),
+    ],
+    ids=["segfault", "hang", "illegal instruction", "exit", "abort on load", "hang on load"],
+)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_candidate_that_crashes_or_hangs_costs_itself_alone(
+    workers: Workers, tmp_path: Path, body: str, said: str
+) -> None:
+    source = tmp_path / "bad.c"
+    source.write_text(
+        "#include <stdlib.h>\n"
+        f"int __tvm_ffi_main(void* self, void* args, int count, void* result) {{ {body}\n}}\n"
+    )
+    path = tmp_path / "bad.so"
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", path, source], check=True)
+    seconds, error = workers.run(path, [(1,)], QUICK)
+    assert seconds == ()
+    assert error.startswith(said)
+    assert_works(workers)
+
+
+def test_what_is_no_module_is_one_error(workers: Workers, tmp_path: Path) -> None:
+    path = tmp_path / "bad.so"
+    path.write_bytes(b"not an ELF file")
+    for candidate in (path, tmp_path / "missing.so"):
+        seconds, error = workers.run(candidate, [(1,)], QUICK)
+        assert seconds == ()
+        assert error.startswith("run: ")
+    assert_works(workers)
+
+
+def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -> None:
+    host = host_target(threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_initialise", _no_linker)
+        with (
+            Workers(host.to_dict(), vector_unit(host), builders=1) as running,
+            pytest.raises(MissingInputError, match="^no ld found$"),
+        ):
+            running.build([(SMALL, default_config(SMALL, running.unit))])
+
+
+def _no_linker(threads: int) -> None:
+    import os
+
+    os.environ["PATH"] = ""
