@@ -7,6 +7,7 @@ of this process: only run what you would run anyway.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -25,7 +26,7 @@ from ofatvm.paths import PACKAGE
 
 CALLS = 50
 WARM_UP_CALLS = 3
-MAX_OUTPUT_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 26
 NO_RUNTIME = 5
 
 
@@ -54,7 +55,7 @@ def run_bundle(
         folder = Path(name)
         np.save(folder / "input.npy", sample)
         code = _child(model.absolute(), folder, threads, timeout_s, calls)
-        text = (folder / "messages").read_bytes()[-4096:].decode("utf-8", "replace")
+        text = _tail(folder / "messages")
         if code == NO_RUNTIME:
             raise MissingInputError(f"no TVM runtime: {_last_line(text)}", hint="ofatvm doctor")
         if code != 0:
@@ -74,7 +75,7 @@ def _child(model: Path, folder: Path, threads: int, timeout_s: float, calls: int
         "OMP_NUM_THREADS": str(threads),
         "TMPDIR": str(folder),
     }
-    words = [sys.executable, "-P", "-m", __name__, str(model), str(calls), str(timeout_s / 4)]
+    words = [sys.executable, "-P", "-m", __name__, str(model), str(calls), str(timeout_s)]
     with (folder / "messages").open("wb") as messages:
         process = subprocess.Popen(
             words,
@@ -120,6 +121,12 @@ def _how(code: int) -> str:
         return f"crashed (signal {-code})"
 
 
+def _tail(path: Path, length: int = 4096) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - length))
+        return file.read(length).decode("utf-8", "replace")
+
+
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else "it left no message"
@@ -135,10 +142,13 @@ def _versions_hint(built_with: str) -> str:
     return ""
 
 
-def _main(model: str, calls: int, seconds: float) -> None:
+def _main(model: str, calls: int, timeout_s: float) -> None:
     """The child: run and time the network, leave the results in the current folder."""
+    # Should the parent die, this process still ends.
+    signal.alarm(math.ceil(timeout_s) + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[: int(os.environ["TVM_NUM_THREADS"])])
     # tvm_ffi loads torch wherever it is installed; a bundle must do without.
@@ -155,7 +165,7 @@ def _main(model: str, calls: int, seconds: float) -> None:
     for _ in range(WARM_UP_CALLS):
         main(given)
     samples: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + timeout_s / 4
     while not samples or (len(samples) < calls and time.perf_counter() < end):
         start = time.perf_counter()
         main(given)

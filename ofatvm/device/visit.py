@@ -97,8 +97,9 @@ def _kernel_time(kernel: KernelSpec, block_s: float) -> float:
     if path not in _kernels:
         _kernels[path] = (tvm.runtime.load_module(path), _random(shapes))
     module, arguments = _kernels[path]
+    milliseconds = max(1, round(block_s * 1e3 / 5))
     evaluator = module.time_evaluator(
-        symbol, tvm.cpu(), number=1, repeat=5, min_repeat_ms=block_s * 1e3 / 5
+        symbol, tvm.cpu(), number=1, repeat=5, min_repeat_ms=milliseconds
     )
     return sorted(float(second) for second in evaluator(*arguments).results)[2]
 

@@ -147,14 +147,19 @@ def _outcome(value: Any, job: Any, what: str) -> tuple[Any, str]:
     except ChildProcessError:
         return None, f"{what}: the worker process died"
     except OfatvmError as error:
-        # No linker, a full disk: the tools are at fault, not the candidate.
-        line = str(error).strip().splitlines()[-1]
-        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: "))
-    except (RuntimeError, ValueError, TypeError, LookupError, OSError, AssertionError) as error:
-        # Popen workers hand back whatever TVM raised as one of these, with the text of the trace.
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return None, f"{what}: {lines[-1].strip()[:160] if lines else type(error).__name__}"
+        # No linker: not the candidate's fault, and true of all others.
+        raise type(error)(_last_line(error).partition(": ")[2]) from None
+    except OSError as error:
+        raise CompileError(f"{what}: {_last_line(error)}", hint="is the disk full?") from None
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        return None, f"{what}: {_last_line(error)}"
     return (value if result is None else result), ""
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says: Popen workers hand it back with the text of the whole trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:160] if lines else type(error).__name__
 
 
 def _initialise(threads: int) -> None:

@@ -179,7 +179,7 @@ OBJECTS = (
     + b" " * 60
     + b"\n"
 )
-HUGE = npy(np.zeros((1, CLASSES), np.float32)).replace(b"(1, 1000), ", b"(99999999),")
+HUGE = npy(np.zeros((1, CLASSES), np.float32)).replace(b"(1, 1000),", b"(99,9999),")
 
 BAD = {
     "flipped model": (flip("model.so"), "model.so does not have the sha256"),

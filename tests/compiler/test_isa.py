@@ -15,7 +15,18 @@ from ofatvm.paths import data_dir
 from ofatvm.target import Target, parse_target
 
 x86_only = pytest.mark.skipif(os.uname().machine != "x86_64", reason="about x86 CPUs")
-AVX512_FLAGS = "avx avx2 avx512f avx512bw avx512cd avx512dq avx512vl bmi2 f16c fma".split()
+AVX512_FLAGS = [
+    "avx",
+    "avx2",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+    "bmi2",
+    "f16c",
+    "fma",
+]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +127,10 @@ print(json.dumps(answers))
 
 def test_no_triple_ends_the_process() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(TRIPLES)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ASK, json.dumps(TRIPLES)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = json.loads(done.stdout)

@@ -60,9 +60,7 @@ def assert_computes(
     import tvm
 
     rng = np.random.default_rng(zlib.crc32(workload.key.encode()))
-    arguments = [
-        rng.standard_normal(shape, dtype=np.float32) for shape in workload.argument_shapes
-    ]
+    arguments = [rng.standard_normal(shape, dtype=np.float32) for shape in workload.argument_shapes]
     arguments[-1][:] = np.nan
     expected = reference(workload, arguments[:-1])
     if workload.is_compute:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ofatvm.device import bundle_runner
 from ofatvm.device.bundle_runner import run_bundle
 from ofatvm.errors import MeasurementError, MissingInputError
 from tests.bundle.making import Tiny, compile_tiny
@@ -55,9 +54,7 @@ def test_a_wrong_input_is_a_failure(tiny: Tiny) -> None:
         ("", "model.so failed: .*vm_load_executable"),
     ],
 )
-def test_code_that_does_not_work_is_one_error(
-    tmp_path: Path, body: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_does_not_work_is_one_error(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(MeasurementError, match=message) as caught:
         run_bundle(
             library(tmp_path, body),
@@ -99,7 +96,6 @@ def test_no_runtime_is_missing_input(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tvm.py").write_text("raise ImportError('no libtvm_runtime.so')")
-    monkeypatch.setattr(bundle_runner, "PACKAGE", bundle_runner.PACKAGE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingInputError, match=r"no TVM runtime: no libtvm_runtime.so"):
         run_bundle(tiny.model, tiny.given, threads=1, timeout_s=60)

@@ -126,7 +126,7 @@ def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -
         patch.setattr(module, "_initialise", _no_linker)
         with (
             Workers(host.to_dict(), vector_unit(host), builders=1) as running,
-            pytest.raises(MissingInputError, match="^no ld found$"),
+            pytest.raises(MissingInputError, match=r"^no ld found$"),
         ):
             running.build([(SMALL, default_config(SMALL, running.unit))])
 

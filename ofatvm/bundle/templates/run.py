@@ -101,23 +101,25 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
         image_module.DecompressionBombError,
     ) as error:
         fail(f"cannot read the image {path}: {error}", 2)
-    width, height = image.size
+    # Only the centre is used: of an absurdly long image, the rest goes before it takes memory.
+    longest = 8 * min(image.size)
+    width, height = (min(side, longest) for side in image.size)
+    image = centre(image, width, height)
     scale = steps["resize"] / min(width, height)
-    wide, high = int(width * scale + 1e-6), int(height * scale + 1e-6)
+    size = (int(width * scale + 1e-6), int(height * scale + 1e-6))
     crop = steps["crop"]
-    left, top = round((wide - crop) / 2), round((high - crop) / 2)
-    # The same pixels as a resize of the whole image and a crop, without the memory of the former.
-    box = (
-        left * width / wide,
-        top * height / high,
-        (left + crop) * width / wide,
-        (top + crop) * height / high,
-    )
     method = getattr(image_module.Resampling, steps["interpolation"].upper())
-    values = np.asarray(image.resize((crop, crop), method, box=box), dtype=np.float32) / 255
+    image = centre(image.resize(size, method), crop, crop)
+    values = np.asarray(image, dtype=np.float32) / 255
     values = values.reshape(1, crop, crop, len(steps["mean"]))
     mean, std = (np.array(steps[key], dtype=np.float32) for key in ("mean", "std"))
     return ((values - mean) / std).astype(np.float32)
+
+
+def centre(image: Any, width: int, height: int) -> Any:
+    """The central part of an image."""
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def load_network(manifest: dict[str, Any]) -> Any:
