@@ -38,6 +38,20 @@ def tvm_target(target: Target) -> tvm.target.Target:
         raise TargetError(f"TVM refuses target {target.name}: {_first_line(error)}") from None
 
 
+def with_triple(target: Target) -> Target:
+    """Fill in the triple of a CPU that only another architecture has, such as cortex-a72."""
+    import tvm
+    from tvm.target import codegen
+
+    if target.kind != "llvm" or target.mtriple or not target.mcpu:
+        return target
+    for triple in ("", "aarch64-linux-gnu", "riscv64-linux-gnu"):
+        base = {"kind": "llvm", **({"mtriple": triple} if triple else {})}
+        if target.mcpu in codegen.llvm_get_cpu_archlist(tvm.target.Target(base)):
+            return replace(target, mtriple=triple)
+    return target
+
+
 def check_cpu(target: Target) -> None:
     """Raise TargetError unless LLVM has code generation for this triple, CPU and attributes."""
     if target.kind != "llvm":

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ofatvm.compiler import isa
-from ofatvm.compiler.isa import check_cpu, host_target, tvm_target, vector_unit
+from ofatvm.compiler.isa import check_cpu, host_target, tvm_target, vector_unit, with_triple
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import TargetError
 from ofatvm.paths import data_dir
@@ -146,6 +146,23 @@ def test_the_host_is_this_machine() -> None:
     assert vector_unit(host).threads == host.threads
     for name in host.family:
         assert vector_unit(parse_target(name)).lanes <= vector_unit(host).lanes
+
+
+@x86_only
+@pytest.mark.parametrize(
+    ("text", "triple"),
+    [
+        ("llvm -mcpu=cortex-a72", "aarch64-linux-gnu"),
+        ("llvm -mcpu=sifive-u74", "riscv64-linux-gnu"),
+        ("llvm -mcpu=haswell", ""),
+        ("llvm -mcpu=no-such-cpu", ""),
+        ("llvm", ""),
+        ("cuda -mcpu=cortex-a72", ""),
+        ("llvm -mtriple=arm-linux-gnueabihf -mcpu=cortex-a72", "arm-linux-gnueabihf"),
+    ],
+)
+def test_a_cpu_of_one_other_architecture_brings_its_triple(text: str, triple: str) -> None:
+    assert with_triple(parse_target(text)).mtriple == triple
 
 
 @x86_only
