@@ -222,7 +222,7 @@ class ArchSpace:
         text = text.strip()
         if text.startswith("{"):
             return self._parse_json(text)
-        match = re.fullmatch(r"([A-Za-z0-9_.]+)/(\d{1,5})/([0-9.\-]+)", text)
+        match = re.fullmatch(r"([A-Za-z0-9_.]+)/([0-9]{1,5})/([0-9.\-]+)", text)
         if not match:
             raise ArchError(
                 f"not an architecture: {_shorten(text)!r}",

@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from ofatvm.pipeline.setup import Setup
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -79,3 +82,23 @@ def imagenet_rows() -> Path:
     if not IMAGENET_ROWS.is_file():
         pytest.skip("the table of ImageNet subnets is not on this machine")
     return IMAGENET_ROWS
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One workspace for all tests with real kernels, so that each is compiled once."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def bench(workspace: Path) -> Setup:
+    """A setup with real kernels at resolution 128 in the shared workspace."""
+    from tests.workbench import real_setup
+
+    return real_setup(workspace)
+
+
+@pytest.fixture
+def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measuring lock of the test's own: whatever else measures here is no concern of it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -10,6 +10,7 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
 from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.events import Notice
 
 
 @click.command("compile", help="Ship one architecture as a bundle.")
@@ -34,18 +35,15 @@ def command(
     tuning_logs: Path,
 ) -> Result:
     """Compile, check against PyTorch, measure where the code runs, and write the bundle."""
-    from ofatvm.bundle.write import check_destination
     from ofatvm.device.timing import SAMPLE
     from ofatvm.pipeline.describe import predicted_accuracy
     from ofatvm.pipeline.measure import local_device, measure
-    from ofatvm.pipeline.setup import prepare, require_supernet_file, runs_here
-    from ofatvm.pipeline.ship import ship
+    from ofatvm.pipeline.setup import prepare, runs_here
+    from ofatvm.pipeline.ship import check_before, ship
     from ofatvm.store import Store
 
     arch = read_archs((text,), None, space_at(space_name, resolution))[0]
-    require_supernet_file(weights)
-    if out is not None:
-        check_destination(out, replace=True)
+    check_before(out, weights, arch.space)
     with prepare(
         target_text,
         space_name=space_name,
@@ -67,6 +65,8 @@ def command(
                     protocol=SAMPLE,
                     on_event=run.on_event,
                 )[0]
+        if measurement is not None and measurement.error:
+            run.on_event(Notice("warning", f"it could not be measured: {measurement.error}"))
         name = f"{setup.target.name}-{arch.encode().replace('/', '_')}"
         bundle = ship(
             setup,

@@ -46,8 +46,6 @@ def command(
 
     if not archs and file is None:
         raise UsageError("no architecture given", hint="give some, or --file FILE")
-    if len(archs) == 1 and file is None and Path(archs[0]).is_file():
-        archs, file = (), Path(archs[0])
     parsed = read_archs(archs, file, space_at(space_name, resolution))
     with prepare(
         target_text,

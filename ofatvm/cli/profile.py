@@ -11,7 +11,6 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
 from ofatvm.cli.space_options import read_archs, space_at, target_options
-from ofatvm.errors import ArchError
 
 COLUMNS = (
     Column("latency_ms", "ms measured", lambda value: f"{value:.3f}"),
@@ -60,11 +59,7 @@ def command(
     from ofatvm.pipeline.setup import prepare
     from ofatvm.store import Store
 
-    if len(archs) == 1 and file is None and Path(archs[0]).is_file():
-        archs, file = (), Path(archs[0])
     given = read_archs(archs, file, space_at(space_name, resolution))
-    if file is not None and not given:
-        raise ArchError(f"{file} holds no architecture", hint="one a line")
     with (
         prepare(
             target_text,

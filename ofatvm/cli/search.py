@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ofatvm.arch import find_space
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
@@ -63,20 +64,17 @@ def command(
     fresh: bool,
 ) -> Result:
     """Search, then ship the pick."""
-    from ofatvm.bundle.write import check_destination
     from ofatvm.pipeline.measure import local_device
     from ofatvm.pipeline.search import SearchConfig, search, search_key
-    from ofatvm.pipeline.setup import prepare, require_supernet_file
-    from ofatvm.pipeline.ship import ship
+    from ofatvm.pipeline.setup import prepare
+    from ofatvm.pipeline.ship import check_before, ship
     from ofatvm.predict.accuracy import find_accuracy_model
     from ofatvm.search.budget import Budget
     from ofatvm.store import Store
 
     budget = Budget(latency_ms, macs, size_mb, peak_memory_mb, min_accuracy)
     config = SearchConfig(seed=seed)
-    require_supernet_file(weights)
-    if out is not None:
-        check_destination(out, replace=True)
+    check_before(out, weights, find_space(space_name))
     with (
         prepare(
             target_text,

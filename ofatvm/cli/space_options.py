@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,8 +59,11 @@ def target_options(body: F) -> F:
 def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> list[Arch]:
     """Architectures given as words and as lines of a file, in order; ArchError names the line.
 
-    Each is our encoded string or OFA's JSON. Empty lines and lines that start with # are skipped.
+    Each is our encoded string or OFA's JSON. Empty lines and lines that start with # are skipped,
+    but a file must hold one at least. One word that names a file stands for that file.
     """
+    if len(words) == 1 and file is None and os.path.isfile(words[0]):
+        words, file = (), Path(words[0])
     archs = [parse_arch(word, space) for word in words]
     if file is None:
         return archs
@@ -68,9 +72,10 @@ def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> l
     if file.stat().st_size > MAX_ARCH_FILE_BYTES:
         raise ArchError(f"{file} is larger than {MAX_ARCH_FILE_BYTES >> 20} MB", hint="split it")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise ArchError(f"{file} is not UTF-8 text", hint="one architecture a line") from None
+    found = False
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -78,6 +83,9 @@ def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> l
             archs.append(parse_arch(line, space))
         except ArchError as error:
             raise ArchError(f"{file}, line {number}: {error.message}", hint=error.hint) from None
+        found = True
+    if not found:
+        raise ArchError(f"{file} holds no architecture", hint="one architecture a line")
     return archs
 
 

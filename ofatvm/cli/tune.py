@@ -56,7 +56,7 @@ def command(
     space = find_space(space_name)
     for resolution in resolutions:
         space.check_resolution(resolution)
-    wanted = resolutions or (space.resolutions[-1],)
+    wanted = tuple(dict.fromkeys(resolutions)) or (space.resolutions[-1],)
     with prepare(
         target_text,
         space_name=space_name,

@@ -10,18 +10,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import astuple, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ofatvm.bundle.elf import elf_machine
 from ofatvm.compiler import primfunc, schedule
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.errors import CompileError
+from ofatvm.errors import BundleError, CompileError
 from ofatvm.target import Target
 
 SYMBOL = "kernel"
@@ -60,12 +61,15 @@ class KernelLibrary:
         self.unit = unit
         self.records = records
         self.executor = executor
+        self._defaults: dict[Workload, ScheduleConfig] = {}
 
     def kernel(self, workload: Workload) -> Kernel:
         """What the workload compiles to, whether it is there already or not."""
-        config = self.records.get(workload.key)
-        tuned = config is not None
-        config = config or default_config(workload, self.unit)
+        config = self.records.get(workload.key) or self._defaults.get(workload)
+        if config is None:
+            # Enumerating schedules takes milliseconds, and every measurement asks anew.
+            config = self._defaults[workload] = default_config(workload, self.unit)
+        tuned = workload.key in self.records
         digest = kernel_digest(workload, config, self.target)
         return Kernel(workload, config, digest, self.folder / f"{digest}.so", tuned)
 
@@ -73,7 +77,7 @@ class KernelLibrary:
         """The kernels that would have to be compiled for these workloads."""
         kernels = {self.kernel(workload) for workload in workloads}
         return sorted(
-            (kernel for kernel in kernels if not kernel.path.is_file()),
+            (kernel for kernel in kernels if not is_whole(kernel.path)),
             key=lambda kernel: kernel.symbol,
         )
 
@@ -93,9 +97,27 @@ class KernelLibrary:
                 self.executor.submit(compile_kernels, chunk, self.target.to_dict())
                 for chunk in chunks
             ]
-            for job in jobs:
-                job.result()
+            try:
+                for job in jobs:
+                    job.result()
+            except BrokenExecutor:
+                raise CompileError(
+                    "a compiler process died while it compiled kernels",
+                    hint="there may be too little memory; what is compiled is kept",
+                ) from None
         return {workload: self.kernel(workload) for workload in distinct}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shared library is there from its first byte to its last.
+
+    Power cuts and full disks leave shorter files, and loading one kills the process that does it.
+    """
+    try:
+        elf_machine(path)
+    except (FileNotFoundError, BundleError):
+        return False
+    return True
 
 
 def library_digest(kernels: Iterable[Kernel]) -> str:
@@ -131,10 +153,10 @@ def compile_kernels(kernels: Sequence[Kernel], target: dict[str, Any]) -> None:
 
     tvm_target = tvm.target.Target(target)
     for kernel in kernels:
-        function = scheduled(kernel.workload, kernel.config).mod["main"]
-        function = function.with_attr("global_symbol", kernel.symbol)
         temporary = kernel.path.with_name(f".{kernel.path.name}.{os.getpid()}.so")
         try:
+            function = scheduled(kernel.workload, kernel.config).mod["main"]
+            function = function.with_attr("global_symbol", kernel.symbol)
             module = tvm.tirx.build(tvm.IRModule({kernel.symbol: function}), target=tvm_target)
             module.export_library(str(temporary), fcompile=link_host)
         except (RuntimeError, ValueError, TypeError) as error:

@@ -109,7 +109,8 @@ def _program_module(
         found = []
         for shape in wanted:
             assert shape is not None
-            found.append(relax.Var(f"p{len(arguments)}", relax.TensorType(shape, "float32")))
+            # Opaque: a tensor's type would be checked again at every call, for a hundred weights.
+            found.append(relax.Var(f"p{len(arguments)}", relax.ObjectType()))
             arguments.append(found[-1])
             shapes.append(shape)
         return found
@@ -142,7 +143,6 @@ def _program_module(
 
 
 def _build(module: IRModule, target: Target, path: Path) -> None:
-
     from ofatvm.compiler.link import link_host
 
     try:
@@ -151,7 +151,7 @@ def _build(module: IRModule, target: Target, path: Path) -> None:
         executable.export_library(str(path), fcompile=link_host)
     except (RuntimeError, ValueError, TypeError) as error:
         text = str(error).strip().splitlines()
-        raise CompileError(f"the program does not compile: {text[-1][:200]}") from None
+        raise CompileError(f"the program does not compile: {text[-1][:200] if text else ''}") from None
 
 
 def _executable(module: IRModule, target: Target) -> relax.VMExecutable:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import pickle
+import struct
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +20,20 @@ from ofatvm.compiler.relax import Program
 from ofatvm.compiler.schedule import kernel_shapes
 from ofatvm.device.base import Kind
 from ofatvm.device.timing import Latency, Protocol, Visit, summarise
-from ofatvm.device.visit import KernelSpec, initialise, time_kernels, visit_program
+from ofatvm.device.visit import (
+    KernelSpec,
+    initialise,
+    reference_time,
+    time_kernels,
+    visit_program,
+)
 from ofatvm.errors import BusyError, DeviceError
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
 
 VISIT_TIMEOUT_S = 60.0
+START_S = 180.0
 STRIKES = 2
 KERNEL_MS = 30.0
 KERNELS_PER_JOB = 20
@@ -43,22 +54,21 @@ class LocalDevice:
     ) -> None:
         """`calibration`: the kernels every visit is normalised by; `reference_s`: their usual time.
 
-        Without a reference, the fastest time seen by this object is used; see `reference_s`.
+        Without a reference, it is taken when it is first needed; see `reference`.
         """
         self.threads = threads
         self.calibration = [kernel_spec(kernel) for kernel in calibration]
         self.reference_s = reference_s
         self._pool: PopenPoolExecutor | None = None
-        self._lock: IO[Any] | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> LocalDevice:
         """Take the machine-wide measuring lock."""
-        path = Path(tempfile.gettempdir()) / "ofatvm-measuring.lock"
-        lock = path.open("a")
+        lock = _open_lock(Path(tempfile.gettempdir()) / "ofatvm-measuring.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.close()
+            os.close(lock)
             raise BusyError(
                 "another ofatvm process is measuring on this machine", hint="wait for it to end"
             ) from None
@@ -74,7 +84,7 @@ class LocalDevice:
         """Stop the child process and give the lock back."""
         self._restart()
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def measure(
@@ -86,6 +96,9 @@ class LocalDevice:
         on_visit: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Latency | str]:
         """See `Device.measure`. A program that fails twice is given up; the others go on."""
+        if not programs:
+            return []
+        self.reference()
         rng = np.random.default_rng(seed)
         visits: list[list[Visit]] = [[] for _ in programs]
         failures: list[list[str]] = [[] for _ in programs]
@@ -100,23 +113,39 @@ class LocalDevice:
                     on_visit(done, total)
                 if number + 1 >= MIN_ROUNDS and self._precise(visits, failures, protocol):
                     break
-        self._note_reference([visit for found in visits for visit in found])
         return [
-            summarise(found, self._reference()) if len(failed) < STRIKES else failed[-1]
+            summarise(found, self.reference())
+            if found and len(failed) < STRIKES
+            else (failed or ["it was never run"])[-1]
             for found, failed in zip(visits, failures, strict=True)
         ]
 
     def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
-        """See `Device.time_kernels`; normalised like the latencies."""
+        """See `Device.time_kernels`; normalised like the latencies. DeviceError if one fails."""
+        if not kernels:
+            return {}
+        reference = self.reference()
         result: dict[str, float] = {}
         for start in range(0, len(kernels), KERNELS_PER_JOB):
             chunk = kernels[start : start + KERNELS_PER_JOB]
             specs = [kernel_spec(kernel) for kernel in chunk]
-            times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
-            self.reference_s = min(self.reference_s or calibration, calibration)
+            try:
+                times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
+            except _CandidateError as error:
+                self._restart()
+                raise DeviceError(
+                    f"a kernel of {chunk[0].symbol} to {chunk[-1].symbol} does not run: {error}",
+                    hint=f"delete {chunk[0].path.parent}, so that they are compiled anew",
+                ) from None
             for kernel, seconds in zip(chunk, times, strict=True):
-                result[kernel.digest] = seconds * 1e3 / max(1.0, calibration / self.reference_s)
+                result[kernel.digest] = seconds * 1e3 / max(1.0, calibration / reference)
         return result
+
+    def reference(self) -> float:
+        """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
+        if self.reference_s is None:
+            self.reference_s = float(self._calibrate(reference_time, self.calibration))
+        return self.reference_s
 
     def _visit(
         self,
@@ -146,8 +175,11 @@ class LocalDevice:
 
     def check(self) -> None:
         """Run the calibration kernels; DeviceError if even they fail."""
+        self._calibrate(time_kernels, [], self.calibration, 1.0)
+
+    def _calibrate(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            self._call(time_kernels, [], self.calibration, 1.0)
+            return self._call(function, *arguments)
         except _CandidateError as error:
             raise DeviceError(
                 f"the local device does not run the calibration kernels: {error}",
@@ -161,20 +193,11 @@ class LocalDevice:
         if protocol.processes > 1:
             return False
         fine = [v for v, f in zip(visits, failures, strict=True) if len(f) < STRIKES and v]
-        self._note_reference([visit for found in fine for visit in found])
         return all(
             len(found) >= MIN_ROUNDS
-            and summarise(found, self._reference()).half_width <= protocol.half_width
+            and summarise(found, self.reference()).half_width <= protocol.half_width
             for found in fine
         )
-
-    def _note_reference(self, visits: Sequence[Visit]) -> None:
-        if self.reference_s is None and visits:
-            times = [second for visit in visits for second in visit.calibration_s]
-            self.reference_s = float(np.percentile(times, 10))
-
-    def _reference(self) -> float:
-        return self.reference_s or 1.0
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         from tvm.support.popen_pool import PopenPoolExecutor
@@ -185,14 +208,26 @@ class LocalDevice:
                 timeout=VISIT_TIMEOUT_S,
                 initializer=initialise,
                 initargs=(self.threads,),
+                # TVM prints a trace where a candidate crashes; that belongs on nobody's screen.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
         try:
-            return self._pool.submit(function, *arguments).result()
+            # The child keeps the time itself. This ends a child that cannot even do that.
+            return self._pool.submit(function, *arguments).result(VISIT_TIMEOUT_S + START_S)
         except TimeoutError:
             raise _CandidateError(f"took longer than {VISIT_TIMEOUT_S:.0f} s") from None
-        except ChildProcessError:
+        except (ChildProcessError, EOFError, struct.error, pickle.UnpicklingError):
             raise _CandidateError("the process running it died") from None
-        except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            OSError,
+        ) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise _CandidateError(lines[-1][:200] if lines else type(error).__name__) from None
 
@@ -200,6 +235,14 @@ class LocalDevice:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        # Without O_CREAT, which Linux refuses for another user's file in a shared folder.
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 class _CandidateError(Exception):

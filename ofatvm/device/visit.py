@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
+from functools import cache
 from typing import Any
 
 MAX_LOADED = 24
+POOL = 1 << 22
 CALIBRATION_S = 0.005
+REFERENCE_ROUNDS = 60
 # A compiled kernel as a child process gets it: file, symbol, argument shapes.
 KernelSpec = tuple[str, str, list[tuple[int, ...]]]
 _loaded: OrderedDict[str, Any] = OrderedDict()
@@ -54,6 +58,11 @@ def time_kernels(
     return times, (before + _calibrate(calibration)) / 2
 
 
+def reference_time(calibration: list[KernelSpec]) -> float:
+    """The calibration kernels' seconds on an undisturbed machine: nearly the least of many."""
+    return sorted(_calibrate(calibration) for _ in range(REFERENCE_ROUNDS))[REFERENCE_ROUNDS // 10]
+
+
 def _program(path: str, kernels: list[str], shapes: list[tuple[int, ...]]) -> Any:
     import tvm
     from tvm import relax
@@ -63,7 +72,7 @@ def _program(path: str, kernels: list[str], shapes: list[tuple[int, ...]]) -> An
         return _loaded[path]
     module = tvm.runtime.load_module(path)
     for kernel in kernels:
-        module.import_module(tvm.runtime.load_module(kernel))
+        module.import_module(_module(kernel))
     machine = relax.VirtualMachine(module, tvm.cpu())
     machine.set_input("main", *_random(shapes))
     _loaded[path] = machine
@@ -72,19 +81,37 @@ def _program(path: str, kernels: list[str], shapes: list[tuple[int, ...]]) -> An
     return machine
 
 
+@cache
+def _module(path: str) -> Any:
+    """A kernel's module, loaded once for all programs that call it."""
+    import tvm
+
+    return tvm.runtime.load_module(path)
+
+
+@cache
+def _pool() -> Any:
+    """Random numbers, small enough that activations neither overflow nor become denormal."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return (rng.random(POOL, dtype=np.float32) - np.float32(0.5)) * np.float32(0.2)
+
+
 def _random(shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Tensors of their own memory for every shape, filled from the pool."""
     import numpy as np
     import tvm
 
-    rng = np.random.default_rng(0)
-    # Small enough that activations neither overflow nor become denormal, which would change the
-    # time.
-    return [
-        tvm.runtime.tensor(
-            (rng.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(0.2)
-        )
-        for shape in shapes
-    ]
+    pool, start, tensors = _pool(), 0, []
+    for shape in shapes:
+        size = math.prod(shape)
+        if start + size > len(pool):
+            start = 0
+        values = pool[start : start + size] if size <= len(pool) else np.resize(pool, size)
+        tensors.append(tvm.runtime.tensor(values.reshape(shape)))
+        start += size
+    return tensors
 
 
 _kernels: dict[str, tuple[Any, list[Any]]] = {}
@@ -95,7 +122,7 @@ def _kernel_time(kernel: KernelSpec, block_s: float) -> float:
 
     path, symbol, shapes = kernel
     if path not in _kernels:
-        _kernels[path] = (tvm.runtime.load_module(path), _random(shapes))
+        _kernels[path] = (_module(path), _random(shapes))
     module, arguments = _kernels[path]
     milliseconds = max(1, round(block_s * 1e3 / 5))
     evaluator = module.time_evaluator(

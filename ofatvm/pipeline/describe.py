@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ofatvm.arch import Arch
-from ofatvm.errors import ArchError, MissingInputError
+from ofatvm.arch import Arch, ArchSpace
+from ofatvm.errors import MissingInputError
 from ofatvm.graph import operator_graph, totals
 from ofatvm.pipeline.setup import Setup
 from ofatvm.tuning.workloads import coverage, subnet_workloads
@@ -65,40 +65,41 @@ def predicted_accuracy(archs: Sequence[Arch]) -> list[float | None]:
     """Top-1 percent from the accuracy model of each architecture's space, None without one."""
     from ofatvm.predict.accuracy import find_accuracy_model
 
-    result: list[float | None] = []
-    for arch in archs:
-        space = arch.space.at(arch.resolution)
+    result: list[float | None] = [None] * len(archs)
+    for space, places in _by_space(archs).items():
         try:
             model = find_accuracy_model(space)
-        except (MissingInputError, ArchError):
-            result.append(None)
+        except MissingInputError:
             continue
-        result.append(float(model.predict(space.to_rows([arch]))[0]))
+        top1 = model.predict(space.to_rows(archs[i] for i in places))
+        for i, value in zip(places, top1, strict=True):
+            result[i] = float(value)
     return result
 
 
 def predicted_latency(
     setup: Setup, archs: Sequence[Arch]
-) -> list[tuple[float | None, float | None, float | None]]:
+) -> list[tuple[float, float, float] | tuple[None, None, None]]:
     """Milliseconds with a 90 % interval, from the model that a search left in the workspace."""
     from ofatvm.pipeline.model import load_latency
 
-    unknown = (None, None, None)
-    model = load_latency(setup)
+    result: list[tuple[float, float, float] | tuple[None, None, None]]
+    result = [(None, None, None)] * len(archs)
+    places = [i for i, arch in enumerate(archs) if arch.resolution == setup.resolution]
+    model = load_latency(setup) if places else None
     if model is None:
-        return [unknown] * len(archs)
-    result: list[tuple[float | None, float | None, float | None]] = []
-    for arch in archs:
-        if arch.resolution != setup.resolution:
-            result.append(unknown)
-            continue
-        rows = setup.space.to_rows([arch])
-        prediction = model.predict(rows, model.cost(rows))
-        result.append(
-            (
-                float(prediction.latency_ms[0]),
-                float(prediction.low_ms[0]),
-                float(prediction.high_ms[0]),
-            )
-        )
+        return result
+    rows = setup.space.to_rows(archs[i] for i in places)
+    predicted = model.predict(rows, model.cost(rows))
+    columns = (predicted.latency_ms, predicted.low_ms, predicted.high_ms)
+    for i, value, low, high in zip(places, *columns, strict=True):
+        result[i] = (float(value), float(low), float(high))
+    return result
+
+
+def _by_space(archs: Sequence[Arch]) -> dict[ArchSpace, list[int]]:
+    """Spaces at one resolution each, and which architectures belong to them."""
+    result: dict[ArchSpace, list[int]] = {}
+    for i, arch in enumerate(archs):
+        result.setdefault(arch.space.at(arch.resolution), []).append(i)
     return result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from importlib import metadata
 from time import monotonic
@@ -18,7 +18,7 @@ from ofatvm.compiler.relax import Program, build_program
 from ofatvm.device.base import Device
 from ofatvm.device.local import LocalDevice
 from ofatvm.device.timing import SAMPLE, Latency, Protocol
-from ofatvm.errors import MeasurementError
+from ofatvm.errors import CompileError, MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
@@ -34,8 +34,8 @@ VERSIONS = ("apache-tvm", "apache-tvm-ffi", "ofatvm")
 def local_device(setup: Setup, store: Store) -> Iterator[LocalDevice]:
     """The local device, with the calibration kernels' reference time that the workspace keeps.
 
-    The reference is taken once per target and thread count, so that latencies of different days can
-    be compared.
+    The reference is taken once per target and thread count, and kept before anything is measured
+    by it, so that latencies of different days and of interrupted runs can be compared.
     """
     require_local(setup)
     kernels = setup.library.require(CALIBRATION)
@@ -46,9 +46,9 @@ def local_device(setup: Setup, store: Store) -> Iterator[LocalDevice]:
         setup.target.threads, [kernels[workload] for workload in CALIBRATION], reference
     )
     with device:
+        if reference is None:
+            store.put_state(run, f"reference-{key}", device.reference())
         yield device
-        if reference is None and device.reference_s is not None:
-            store.put_state(run, f"reference-{key}", device.reference_s)
 
 
 def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> list[Kernel]:
@@ -115,7 +115,13 @@ def programs_for(setup: Setup, archs: Sequence[Arch]) -> list[Program]:
         used = {call.workload: kernels[call.workload] for call in kernel_calls(graph)}
         name = f"{_file_name(arch)}-{library_digest(used.values())}.so"
         jobs.append(setup.executor.submit(build_program, graph, used, setup.target, folder / name))
-    return [job.result() for job in jobs]
+    try:
+        return [job.result() for job in jobs]
+    except BrokenExecutor:
+        raise CompileError(
+            "a compiler process died while it built programs",
+            hint="there may be too little memory; the same command continues",
+        ) from None
 
 
 def measure(
@@ -139,8 +145,8 @@ def measure(
     digests = {arch: _digest(setup, arch) for arch in distinct}
     found: dict[Arch, Measurement] = {}
     if reuse:
-        held = stored(setup, store, device, source=source)
-        found = {arch: held[arch] for arch in distinct if arch in held}
+        held = stored(setup, store, device, digests, source=source)
+        found = {arch: held[arch.encode()] for arch in distinct if arch.encode() in held}
     todo = [arch for arch in distinct if arch not in found]
     if todo:
         started = monotonic()
@@ -162,29 +168,27 @@ def measure(
 
 
 def stored(
-    setup: Setup, store: Store, device: Device, *, source: str | None = None
-) -> dict[Arch, Measurement]:
-    """Good measurements of this target, space and thread count made with the very same kernels.
+    setup: Setup, store: Store, device: Device, digests: Mapping[Arch, str], *, source: str
+) -> dict[str, Measurement]:
+    """Encoded architecture -> its newest good measurement that still holds.
 
-    The newest one of each architecture.
+    `digests` says which architectures, and which kernels each must have been measured with; target,
+    thread count and device must be the same too.
     """
-    result = {}
-    for measurement in store.measurements(
-        target=setup.target.fingerprint,
-        space=setup.space.name,
-        threads=setup.target.threads,
-        kind=device.kind,
-        source=source,
-    ):
-        if measurement.error or measurement.device != device.name:
-            continue
-        code, resolution, _ = measurement.arch.split("/", 2)
-        if code != setup.space.code or int(resolution) not in setup.space.resolutions:
-            continue
-        arch = setup.space.parse(measurement.arch)
-        if measurement.library == _digest(setup, arch):
-            result[arch] = measurement
-    return result
+    wanted = {arch.encode(): digest for arch, digest in digests.items()}
+    return {
+        measurement.arch: measurement
+        for measurement in store.measurements(
+            target=setup.target.fingerprint,
+            space=setup.space.name,
+            threads=setup.target.threads,
+            kind=device.kind,
+            source=source,
+        )
+        if not measurement.error
+        and measurement.device == device.name
+        and measurement.library == wanted.get(measurement.arch)
+    }
 
 
 def latencies_ms(measurements: Sequence[Measurement]) -> np.ndarray:

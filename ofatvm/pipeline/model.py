@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ofatvm.compiler.kernels import library_digest
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.measure import latencies_ms
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.features import BlockTable
 from ofatvm.predict.latency import LatencyModel
+from ofatvm.tuning.workloads import space_workloads
 
 
 def model_folder(setup: Setup) -> Path:
-    """Where the model of this target, thread count, space and resolution is kept."""
-    name = f"{setup.target.fingerprint}-{setup.target.threads}"
+    """Where the model of this target, thread count, space, resolution and kernels is kept."""
+    uses = space_workloads(setup.space, setup.resolution)
+    kernels = library_digest(setup.library.kernel(use.workload) for use in uses)
+    name = f"{setup.target.fingerprint}-{setup.target.threads}-{kernels}"
     return setup.workspace / "models" / f"latency-{name}-{setup.space.code}-{setup.resolution}"
 
 

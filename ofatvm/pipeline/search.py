@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ofatvm.arch import Arch
-from ofatvm.device.local import LocalDevice
+from ofatvm.device.base import Device
 from ofatvm.device.timing import FINAL, SAMPLE, Protocol
 from ofatvm.errors import InfeasibleBudgetError, MeasurementError
 from ofatvm.events import Event, Notice, ignore
@@ -86,7 +86,7 @@ class _Search:
         self,
         setup: Setup,
         store: Store,
-        device: LocalDevice,
+        device: Device,
         accuracy: AccuracyModel,
         budget: Budget,
         config: SearchConfig,
@@ -181,7 +181,7 @@ class _Search:
 def search(
     setup: Setup,
     store: Store,
-    device: LocalDevice,
+    device: Device,
     accuracy: AccuracyModel,
     budget: Budget,
     config: SearchConfig,
@@ -196,10 +196,10 @@ def search(
     InfeasibleBudgetError naming the best achievable.
     """
     run = _Search(setup, store, device, accuracy, budget, config, fresh, on_event)
+    _check_sizes(run)
     kernels = compile_space(setup, on_event=on_event)
     run.kernel_ms = kernel_times(setup, store, device, kernels, on_event=on_event)
     first = run.sample()
-    _check_sizes(run)
     measurements = run.measure(first, "search")
     require_some(measurements)
     run.found = dict(zip(first, measurements, strict=True))
@@ -221,7 +221,7 @@ def search(
         if volume < best_volume * (1 + config.settled):
             break
         best_volume = max(best_volume, volume)
-    points = _finals(run, model, result)
+    points = _finals(run, model)
     return SearchResult(
         front=points,
         pick=_pick(points, budget),
@@ -268,7 +268,7 @@ def _check_sizes(run: _Search) -> None:
     if result.feasible:
         return
     row = result.rows[[int(np.argmin(result.violation))]]
-    best = {
+    best: dict[str, object] = {
         "arch": run.setup.space.from_rows(row)[0].encode(),
         "macs": int(tables.macs(row)[0]),
         "size_mb": round(float(tables.weight_bytes(row)[0]) / 1e6, 3),
@@ -276,25 +276,24 @@ def _check_sizes(run: _Search) -> None:
         "predicted_accuracy_percent": round(float(accuracy.predict(row)[0]), 2),
     }
     raise InfeasibleBudgetError(
-        f"no architecture of {run.setup.space.name} meets {_limits_text(rest)} together; the "
-        f"nearest has {best['macs'] / 1e6:.0f} M MACs, {best['size_mb']} MB of weights, "
-        f"{best['peak_memory_mb']} MB peak memory, "
-        f"{best['predicted_accuracy_percent']} % predicted",
-        hint="relax a limit",
+        f"no architecture of {run.setup.space.name} at {run.setup.resolution} meets "
+        f"{_limits_text(rest)}; the best achievable is {best['macs']:,} MACs, "
+        f"{best['size_mb']} MB of weights, {best['peak_memory_mb']} MB peak memory, "
+        f"{best['predicted_accuracy_percent']} % predicted top-1",
+        hint=f"it is {best['arch']}; relax a limit",
         best=best,
     )
 
 
-def _finals(run: _Search, model: LatencyModel, result: EvolutionResult) -> tuple[Point, ...]:
+def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
     """Rebuild and measure the finalists by the full protocol; the front of what comes out."""
-    archs, costs = run.measured_front()
+    archs, _ = run.measured_front()
     limit = run.config.finalists
     keep = np.unique(np.linspace(0, len(archs) - 1, min(limit, len(archs))).round().astype(int))
     chosen = [archs[i] for i in keep]
     if run.budget.limits() and len(archs) > limit:
         # The pick is the most accurate that fits: give it neighbours to fall back on.
         chosen = list(dict.fromkeys([*chosen[: limit // 2], *archs[-(limit - limit // 2) :]]))
-    del result, costs
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
     if not inside and run.budget.latency_ms is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -83,10 +85,11 @@ def resolve_target(text: str, threads: int | None = None) -> Target:
 
 def runs_here(target: Target) -> bool:
     """Whether this machine's CPU can run code compiled for the target."""
-    from ofatvm.compiler.isa import host_target
+    from ofatvm.device.cpu_features import host_features, needed_features
 
-    host = host_target()
-    return not target.mtriple and target.mcpu in (host.mcpu, *host.family, "x86-64-v2", "")
+    if target.mtriple and target.mtriple.split("-")[0] != platform.machine():
+        return False
+    return host_features().issuperset(needed_features(target))
 
 
 @contextmanager
@@ -110,6 +113,9 @@ def prepare(
     with ProcessPoolExecutor(
         max_workers=len(os.sched_getaffinity(0)),
         mp_context=multiprocessing.get_context("spawn"),
+        # Ctrl-C reaches the whole group; workers that died of it would print their traces.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     ) as executor:
         setup = Setup(target, unit, space, workspace, tuning_logs, executor)
         tell_about_records(setup, on_event)

@@ -12,7 +12,7 @@ from time import monotonic
 
 import numpy as np
 
-from ofatvm.arch import Arch
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.bundle.manifest import (
     Accuracy,
     Latency,
@@ -27,7 +27,7 @@ from ofatvm.compiler.plan import kernel_calls
 from ofatvm.compiler.relax import build_model
 from ofatvm.device.bundle_runner import run_bundle
 from ofatvm.device.cpu_features import needed_features
-from ofatvm.errors import CompileError, OfatvmError
+from ofatvm.errors import BundleError, CompileError, OfatvmError
 from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement
@@ -118,6 +118,30 @@ def ship(
         )
     on_event(StageFinished("ship", str(out), monotonic() - started))
     return out
+
+
+def check_before(out: Path | None, weights: Path | None, space: ArchSpace) -> None:
+    """Raise before hours of work what `ship` would raise after them.
+
+    Tries to write beside `out`, and reads the whole weight file.
+    """
+    if out is not None:
+        check_destination(out, replace=True)
+        try:
+            parent = out.absolute().parent
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".ofatvm-", dir=parent):
+                pass
+        except OSError as error:
+            raise BundleError(
+                f"cannot write the bundle {out}: {error.strerror}",
+                hint="choose a folder that can be written",
+            ) from None
+    if weights is not None:
+        require_supernet_file(weights)
+        from ofatvm.supernet.checkpoint import load_weights
+
+        load_weights(weights, space)
 
 
 def sample_image(preprocessing: Preprocessing) -> tuple[bytes, np.ndarray]:

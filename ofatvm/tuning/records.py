@@ -76,11 +76,10 @@ def check_owner(folder: Path, target: Target) -> None:
     """Raise RecordError if the folder's records were tuned for another target than this."""
     path = folder / TARGET_FILE
     try:
-        value = json.loads(path.read_bytes())
-        owner = value["target"]
+        owner = dict(json.loads(path.read_bytes())["target"])
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise RecordError(
             f"{path} is damaged", hint="restore it, or delete the folder to tune afresh"
         ) from None
@@ -132,7 +131,7 @@ def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> i
         workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if best else b""
         records = (Path(temporary) / RECORDS_FILE).read_bytes() if best else b""
     # A reader between the two renames sees records that point at equal or missing lines only
-    # because both files list workloads in one order; `database_is_current` catches the rest.
+    # because both files list workloads in one order; `database_damage` catches the rest.
     replace_file(folder / WORKLOADS_FILE, b"".join(map(_minified, workloads.splitlines())))
     replace_file(folder / RECORDS_FILE, records)
     return len(best)
@@ -140,11 +139,11 @@ def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> i
 
 def database_damage(folder: Path) -> str:
     """What is wrong with TVM's files in a folder, as one line; "" when they are well."""
-    try:
-        workloads = (folder / WORKLOADS_FILE).read_bytes()
-        records = (folder / RECORDS_FILE).read_bytes()
-    except FileNotFoundError:
-        return ""
+    absent = [name for name in (WORKLOADS_FILE, RECORDS_FILE) if not (folder / name).exists()]
+    if absent:
+        return f"{absent[0]} is missing" if len(absent) == 1 else ""
+    workloads = (folder / WORKLOADS_FILE).read_bytes()
+    records = (folder / RECORDS_FILE).read_bytes()
     if (workloads and not workloads.endswith(b"\n")) or (records and not records.endswith(b"\n")):
         return "the last line is torn"
     count = workloads.count(b"\n")

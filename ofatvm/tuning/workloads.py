@@ -62,7 +62,8 @@ def space_workloads(space: ArchSpace, resolution: int) -> list[WorkloadUse]:
 def coverage(uses: Iterable[WorkloadUse], tuned: Iterable[str]) -> float:
     """Share of compute (by MACs) in workloads whose keys are in `tuned`; 0 to 1."""
     known = set(tuned)
-    return min(1.0, sum(use.share for use in uses if use.workload.key in known))
+    missing = sum(use.share for use in uses if use.workload.key not in known)
+    return max(0.0, 1.0 - missing)
 
 
 def _presence(space: ArchSpace, call: KernelCall) -> float:

@@ -1,0 +1,145 @@
+"""A kernel is compiled once per target and schedule; a damaged cache is an empty cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, process
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ofatvm.compiler.kernels import KernelLibrary, is_whole, kernel_digest, library_digest
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.space import default_config
+from ofatvm.errors import CompileError, MissingInputError
+from tests.workbench import TARGET, UNIT, InlineExecutor
+
+SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
+MEAN = Workload("mean", (4, 4, 16), (16,), bias=False)
+IMPOSSIBLE = ScheduleConfig(rows=4, columns=1, groups=1, lanes=4, block_rows=0)
+
+
+class Refuse(Executor):
+    """No job may come here."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        raise AssertionError(f"{fn} was submitted")
+
+
+class Dying(Executor):
+    """What a pool does whose worker the system has killed."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(process.BrokenProcessPool("a process died"))
+        return future
+
+
+def library(
+    folder: Path,
+    executor: Executor | None = None,
+    records: dict[str, ScheduleConfig] | None = None,
+) -> KernelLibrary:
+    return KernelLibrary(folder, TARGET, UNIT, records or {}, executor or InlineExecutor())
+
+
+def test_kernels_are_compiled_once(tmp_path: Path) -> None:
+    first = library(tmp_path).require([SMALL, MEAN, SMALL])
+    assert set(first) == {SMALL, MEAN}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = library(tmp_path, Refuse())
+    assert again.require([MEAN, SMALL]) == first
+    assert again.missing([SMALL, MEAN]) == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert sorted(before) == sorted({tmp_path / TARGET.fingerprint, *(k.path for k in first.values())})
+
+
+def test_a_kernel_does_what_the_workload_says(
+    tmp_path: Path, reference: Callable[[Workload, list[np.ndarray]], np.ndarray]
+) -> None:
+    import tvm
+
+    kernel = library(tmp_path).require([MEAN])[MEAN]
+    x = np.random.default_rng(0).standard_normal((4, 4, 16)).astype(np.float32)
+    out = tvm.runtime.tensor(np.zeros(16, np.float32))
+    tvm.runtime.load_module(str(kernel.path))[kernel.symbol](tvm.runtime.tensor(x), out)
+    np.testing.assert_allclose(out.numpy(), reference(MEAN, [x]), rtol=1e-5, atol=1e-6)
+    assert kernel_shapes(MEAN, kernel.config) == [(4, 4, 16), (16,)]
+
+
+def test_everything_that_changes_code_changes_the_digest() -> None:
+    config = default_config(SMALL, UNIT)
+    digests = [
+        kernel_digest(SMALL, config, TARGET),
+        kernel_digest(replace(SMALL, residual=True), config, TARGET),
+        kernel_digest(SMALL, replace(config, parallel=0), TARGET),
+        kernel_digest(SMALL, config, replace(TARGET, mcpu="x86-64-v3")),
+        kernel_digest(SMALL, config, replace(TARGET, mattr=("+avx",))),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert kernel_digest(SMALL, config, replace(TARGET, notes="other words")) == digests[0]
+
+
+def test_targets_do_not_share_kernels(tmp_path: Path) -> None:
+    other = KernelLibrary(tmp_path, replace(TARGET, mcpu="x86-64-v3"), UNIT, {}, Refuse())
+    ours = library(tmp_path).kernel(SMALL)
+    assert other.kernel(SMALL).path.parent != ours.path.parent
+    assert other.kernel(SMALL).symbol != ours.symbol
+
+
+def test_a_record_chooses_the_schedule(tmp_path: Path) -> None:
+    config = replace(default_config(SMALL, UNIT), parallel=0)
+    tuned = library(tmp_path, records={SMALL.key: config}).kernel(SMALL)
+    plain = library(tmp_path).kernel(SMALL)
+    assert (tuned.config, tuned.tuned, plain.tuned) == (config, True, False)
+    assert library_digest([tuned]) != library_digest([plain])
+    assert library_digest([plain, plain]) == library_digest([plain])
+
+
+@pytest.mark.parametrize("keep", [0, 10, 70, 1500, -1])
+def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, keep: int) -> None:
+    import tvm
+
+    kernel = library(tmp_path).require([MEAN])[MEAN]
+    data = kernel.path.read_bytes()
+    kernel.path.write_bytes(data[:keep] if keep >= 0 else b"\0" * len(data))
+    assert library(tmp_path).missing([MEAN]) == [kernel]
+    library(tmp_path).require([MEAN])
+    assert is_whole(kernel.path)
+    assert tvm.runtime.load_module(str(kernel.path))[kernel.symbol] is not None
+
+
+def test_without_a_linker_one_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingInputError, match="no ld found") as caught:
+        library(tmp_path).require([SMALL])
+    assert "binutils" in caught.value.hint
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_linker_that_fails_is_a_compile_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "ld"
+    tool.write_text("#!/bin/sh\necho 'ld: out of ideas' >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(CompileError, match="out of ideas"):
+        library(tmp_path).require([SMALL])
+
+
+def test_a_schedule_that_does_not_fit_is_named_with_its_workload(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=SMALL.key) as caught:
+        library(tmp_path, records={SMALL.key: replace(IMPOSSIBLE, lanes=7)}).require([SMALL])
+    assert "\n" not in caught.value.message
+
+
+def test_a_compiler_that_is_killed_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="died"):
+        library(tmp_path, Dying()).require([SMALL])

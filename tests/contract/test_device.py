@@ -1,0 +1,92 @@
+"""What every device promises, shown on this machine and on the one that pretends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ofatvm.compiler.relax import Program
+from ofatvm.device import local
+from ofatvm.device.base import Device
+from ofatvm.device.local import LocalDevice
+from ofatvm.device.timing import Latency
+from ofatvm.errors import DeviceError
+from ofatvm.pipeline.measure import programs_for
+from ofatvm.pipeline.setup import CALIBRATION, Setup
+from tests.workbench import QUICK, PretendDevice, pretend_setup
+
+
+@dataclass
+class Case:
+    """A device, two programs it can run, one that it cannot, and a device that is gone."""
+
+    device: Device
+    small: Program
+    large: Program
+    broken: Program
+    gone: Device
+
+
+@pytest.fixture(params=["local", "pretend"])
+def case(
+    request: pytest.FixtureRequest, bench: Setup, own_lock: None, tmp_path: Path
+) -> Iterator[Case]:
+    setup = bench if request.param == "local" else pretend_setup(tmp_path)
+    small, large = programs_for(setup, [setup.space.smallest(), setup.space.largest()])
+    if request.param == "pretend":
+        broken = Program(tmp_path / "broken.so", (), ())
+        yield Case(PretendDevice(), small, large, broken, PretendDevice(unplugged=True))
+        return
+    garbage = tmp_path / "garbage.so"
+    garbage.write_bytes(b"not a library")
+    broken = Program(garbage, small.kernels, small.shapes)
+    kernels = setup.library.require(CALIBRATION)
+    calibration = [kernels[workload] for workload in CALIBRATION]
+    gone = LocalDevice(1, calibration, 1.0)
+    gone.calibration = [(str(garbage), "kernel", [(1,)])]
+    with LocalDevice(1, calibration) as device, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "STRIKES", 1)
+        yield Case(device, small, large, broken, gone)
+        gone._restart()
+
+
+def test_programs_are_measured_and_a_broken_one_costs_only_itself(case: Case) -> None:
+    assert case.device.name
+    assert case.device.kind in ("measured", "simulated")
+    ticks: list[tuple[int, int]] = []
+    small, broken, large = case.device.measure(
+        [case.small, case.broken, case.large],
+        QUICK,
+        seed=1,
+        on_visit=lambda done, total: ticks.append((done, total)),
+    )
+    assert isinstance(small, Latency)
+    assert isinstance(large, Latency)
+    assert 0 < small.latency_ms < large.latency_ms < 10_000
+    assert small.ci_low_ms <= small.latency_ms <= small.ci_high_ms
+    assert len(small.visits_ms) >= 3
+    assert isinstance(broken, str)
+    assert broken
+    assert "\n" not in broken
+    assert ticks
+    assert all(done <= total for done, total in ticks)
+
+
+def test_kernels_are_timed_by_digest(case: Case) -> None:
+    kernels = case.large.kernels[:3]
+    times = case.device.time_kernels(kernels)
+    assert set(times) == {kernel.digest for kernel in kernels}
+    assert all(0 < ms < 1000 for ms in times.values())
+    assert case.device.time_kernels([]) == {}
+
+
+def test_nothing_to_measure_is_no_trouble(case: Case) -> None:
+    assert case.device.measure([], QUICK, seed=0) == []
+
+
+def test_a_device_that_is_gone_is_an_error_and_no_programs_fault(case: Case) -> None:
+    with pytest.raises(DeviceError):
+        case.gone.measure([case.broken], QUICK, seed=0)

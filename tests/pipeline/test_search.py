@@ -1,0 +1,194 @@
+"""The search: repeatable, resumable, bounded, and within its budgets by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ofatvm.errors import InfeasibleBudgetError
+from ofatvm.events import Event, Notice
+from ofatvm.pipeline import measure as measuring
+from ofatvm.pipeline.search import Point, SearchConfig, SearchResult, search, search_key
+from ofatvm.pipeline.setup import Setup
+from ofatvm.predict.accuracy import AccuracyModel
+from ofatvm.search.budget import Budget
+from ofatvm.store import Store
+from tests.workbench import PretendDevice
+
+CONFIG = SearchConfig(
+    sample=16, per_round=4, rounds=3, finalists=4, population=60, generations=8
+)
+Run = Callable[..., SearchResult]
+
+
+@pytest.fixture
+def run(make_setup: Callable[[Path], Setup], accuracy: AccuracyModel, tmp_path: Path) -> Run:
+    """Search in the workspace `where`."""
+
+    def search_there(
+        budget: Budget | None = None,
+        config: SearchConfig = CONFIG,
+        *,
+        where: str = "a",
+        device: PretendDevice | None = None,
+        **options: object,
+    ) -> SearchResult:
+        workspace = tmp_path / where
+        workspace.mkdir(exist_ok=True)
+        with Store.open(workspace) as store:
+            return search(
+                make_setup(workspace),
+                store,
+                device or PretendDevice(),
+                accuracy,
+                budget or Budget(),
+                config,
+                **options,  # type: ignore[arg-type]
+            )
+
+    return search_there
+
+
+def outline(result: SearchResult) -> list[tuple[str, float, float]]:
+    points = [*result.front, result.pick]
+    return [(p.arch.encode(), p.latency_ms, p.accuracy_percent) for p in points]
+
+
+def test_the_front_is_measured_sorted_and_non_dominated(run: Run) -> None:
+    device, events = PretendDevice(), list[Event]()
+    result = run(device=device, on_event=events.append)
+    latency = [point.latency_ms for point in result.front]
+    top1 = [point.accuracy_percent for point in result.front]
+    assert len(result.front) >= 3
+    assert latency == sorted(latency)
+    assert top1 == sorted(top1)
+    assert all(point.measurement.source == "final" for point in result.front)
+    assert result.pick in result.front
+    assert result.front[0].arch != result.pick.arch != result.front[-1].arch
+    assert 1 <= result.rounds <= CONFIG.rounds
+    assert result.measured <= CONFIG.sample + CONFIG.rounds * CONFIG.per_round
+    assert device.measured <= result.measured + CONFIG.finalists
+    assert result.evaluated > CONFIG.population
+    assert all(abs(p.predicted_ms / p.latency_ms - 1) < 0.2 for p in result.front)
+    assert any(isinstance(e, Notice) and e.text.startswith("round 1") for e in events)
+
+
+def test_the_same_seed_gives_the_same_result_and_another_another(run: Run) -> None:
+    first = outline(run())
+    assert outline(run(where="b")) == first
+    assert outline(run(config=replace(CONFIG, seed=1), where="c")) != first
+
+
+def test_with_the_same_store_nothing_is_measured_twice(run: Run) -> None:
+    first = outline(run())
+    device = PretendDevice()
+    assert outline(run(device=device)) == first
+    assert (device.measured, device.timed) == (0, 0)
+    assert outline(run(device=device, fresh=True)) == first
+    assert device.measured > CONFIG.sample
+
+
+@pytest.mark.parametrize("dies_after", [3, 18, 25])
+def test_killed_and_started_again_it_ends_where_it_would_have(
+    run: Run, dies_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "GROUP", 3)
+    whole = PretendDevice()
+    wanted = outline(run(device=whole))
+    with pytest.raises(KeyboardInterrupt):
+        run(where="b", device=PretendDevice(dies_after=dies_after))
+    device = PretendDevice()
+    assert outline(run(where="b", device=device)) == wanted
+    assert device.measured < whole.measured - dies_after + 3
+
+
+def test_every_point_of_the_front_meets_all_budgets(run: Run) -> None:
+    free = run()
+    middle = free.front[len(free.front) // 2]
+    budget = Budget(
+        latency_ms=middle.latency_ms * 1.02,
+        macs=middle.macs * 1.05,
+        size_mb=middle.size_bytes / 1e6 * 1.1,
+        peak_memory_mb=middle.peak_memory_bytes / 1e6 * 1.3,
+        min_accuracy=middle.accuracy_percent - 1.0,
+    )
+    result = run(budget)
+    assert result.front
+    assert all(within(budget, point) for point in result.front)
+    assert result.pick == max(result.front, key=lambda point: point.accuracy_percent)
+
+
+def within(budget: Budget, point: Point) -> bool:
+    limits = budget.limits()
+    return (
+        point.latency_ms <= limits["latency_ms"]
+        and point.macs <= limits["macs"]
+        and point.size_bytes / 1e6 <= limits["size_mb"]
+        and point.peak_memory_bytes / 1e6 <= limits["peak_memory_mb"]
+        and point.accuracy_percent >= limits["min_accuracy"]
+    )
+
+
+def test_a_tight_latency_budget_is_met_by_the_fastest(run: Run) -> None:
+    fastest = run().front[0]
+    result = run(Budget(latency_ms=fastest.latency_ms * 1.001))
+    assert result.pick.latency_ms <= fastest.latency_ms * 1.001
+
+
+def test_a_latency_nothing_reaches_names_the_best_measured(run: Run) -> None:
+    fastest = run().front[0]
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        run(Budget(latency_ms=fastest.latency_ms / 10))
+    error = caught.value
+    assert error.exit_code == 3
+    assert f"latency_ms {fastest.latency_ms / 10:g}" in error.message
+    assert f"{error.best['measured_latency_ms']:.2f} ms" in error.message
+    assert error.best["measured_latency_ms"] <= fastest.latency_ms * 1.05  # type: ignore[operator]
+    assert str(error.best["arch"]) in error.hint
+
+
+@pytest.mark.parametrize(
+    ("budget", "word"),
+    [
+        (Budget(macs=1e6), "macs"),
+        (Budget(size_mb=0.001), "size_mb"),
+        (Budget(peak_memory_mb=0.001), "peak_memory_mb"),
+        (Budget(min_accuracy=99.0), "min_accuracy"),
+        (Budget(macs=2e8, min_accuracy=80.0), "macs 2e+08, min_accuracy 80"),
+        (Budget(latency_ms=1e6, size_mb=0.001), "size_mb"),
+    ],
+)
+def test_what_needs_no_measuring_is_refused_before_any(
+    run: Run, budget: Budget, word: str
+) -> None:
+    device = PretendDevice()
+    with pytest.raises(InfeasibleBudgetError, match="best achievable") as caught:
+        run(budget, device=device)
+    assert word in caught.value.message
+    assert {"arch", "macs", "size_mb"} <= set(caught.value.best)
+    assert (device.measured, device.timed) == (0, 0)
+
+
+def test_latency_and_accuracy_together_may_be_too_much(run: Run) -> None:
+    free = run()
+    budget = Budget(
+        latency_ms=free.front[0].latency_ms, min_accuracy=free.front[-1].accuracy_percent - 0.1
+    )
+    with pytest.raises(InfeasibleBudgetError, match="best achievable") as caught:
+        run(budget)
+    assert "min_accuracy" in caught.value.message
+    assert "latency_ms" in caught.value.message
+
+
+def test_everything_that_decides_is_in_the_name(setup: Setup) -> None:
+    key = search_key(setup, Budget(), CONFIG)
+    assert search_key(setup, Budget(), CONFIG) == key
+    others = [
+        search_key(setup, Budget(latency_ms=3.0), CONFIG),
+        search_key(setup, Budget(), replace(CONFIG, seed=1)),
+        search_key(replace(setup, target=setup.target.with_threads(1)), Budget(), CONFIG),
+    ]
+    assert len({key, *others}) == 4
