@@ -80,6 +80,20 @@ class Target:
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        """Folders whose tuning records serve this target, nearest first; the first is its own.
+
+        A schedule that is best with all cores need not be best with fewer threads, so that records
+        made with fewer have a folder of their own.
+        """
+        names: list[str] = []
+        for name in (self.name, *self.family):
+            if self.threads != self.num_cores:
+                names.append(f"{name}-{self.threads}-threads")
+            names.append(name)
+        return tuple(dict.fromkeys(names))
+
     def with_threads(self, threads: int) -> Target:
         """The same target run with another number of threads."""
         return replace(self, threads=threads)
@@ -118,7 +132,7 @@ def _from_words(words: list[str]) -> Target:
     if not words[0].startswith("-"):
         options["kind"] = words[0]
         words = words[1:]
-    for word in words:
+    for word in _joined(words):
         match = re.fullmatch(r"--?(mtriple|mcpu|mattr|num-cores)=(\S+)", word)
         if not match:
             raise TargetError(
@@ -135,6 +149,17 @@ def _from_words(words: list[str]) -> Target:
         else:
             options[key] = value.split(",") if key == "mattr" else value
     return target_from_dict(options, name="")
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`-num-cores 4` as `-num-cores=4`."""
+    joined: list[str] = []
+    for word in words:
+        if joined and not word.startswith("-") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def load_target(path: Path) -> Target:

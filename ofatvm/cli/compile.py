@@ -9,7 +9,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
-from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.cli.space_options import read_archs, target_options
 from ofatvm.events import Notice
 
 
@@ -30,7 +30,7 @@ def command(
     seed: int,
     target_text: str,
     threads: int | None,
-    space_name: str,
+    space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
 ) -> Result:
@@ -39,14 +39,14 @@ def command(
     from ofatvm.pipeline.describe import predicted_accuracy
     from ofatvm.pipeline.measure import local_device, measure
     from ofatvm.pipeline.setup import prepare, runs_here
-    from ofatvm.pipeline.ship import check_before, ship
+    from ofatvm.pipeline.ship import check_before, ship, shipped_weights
     from ofatvm.store import Store
 
-    arch = read_archs((text,), None, space_at(space_name, resolution))[0]
+    arch = read_archs((text,), None, space_name, resolution)[0]
     check_before(out, weights, arch.space)
     with prepare(
         target_text,
-        space_name=space_name,
+        space_name=arch.space.name,
         resolution=arch.resolution,
         workspace=run.workspace,
         threads=threads,
@@ -83,7 +83,7 @@ def command(
     data = {
         "arch": arch.encode(),
         "target": target.name,
-        "weights": "untrained" if weights is None else str(weights),
+        "weights": shipped_weights(bundle),
         "latency_ms": latency,
         "latency_kind": None if measurement is None else measurement.kind,
         "bundle": str(bundle),

@@ -8,8 +8,9 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.cli.space_options import chosen_space, read_archs, target_options
 from ofatvm.errors import UsageError
+from ofatvm.events import Notice
 
 COLUMNS = (
     Column("macs", "M MACs", lambda value: f"{value / 1e6:.1f}"),
@@ -36,7 +37,7 @@ def command(
     file: Path | None,
     target_text: str,
     threads: int | None,
-    space_name: str,
+    space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
 ) -> Result:
@@ -46,10 +47,10 @@ def command(
 
     if not archs and file is None:
         raise UsageError("no architecture given", hint="give some, or --file FILE")
-    parsed = read_archs(archs, file, space_at(space_name, resolution))
+    parsed = read_archs(archs, file, space_name, resolution)
     with prepare(
         target_text,
-        space_name=space_name,
+        space_name=chosen_space(space_name, parsed),
         resolution=resolution,
         workspace=run.workspace,
         threads=threads,
@@ -61,6 +62,9 @@ def command(
     for row in rows:
         low, high = row["predicted_low_ms"], row["predicted_high_ms"]
         row["interval"] = None if low is None else f"{low:.3f}-{high:.3f}"
-    shown = [{k: v for k, v in row.items() if k != "interval"} for row in rows]
+    context = {"target": target.name, "threads": target.threads}
+    shown = [{**{k: v for k, v in row.items() if k != "interval"}, **context} for row in rows]
+    if all(row["predicted_latency_ms"] is None for row in rows):
+        run.on_event(Notice("info", "no latency model here yet: `ofatvm search` makes one"))
     data = {"target": target.name, "threads": target.threads, "architectures": shown}
     return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)

@@ -10,7 +10,8 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import read_archs, space_at, target_options
+from ofatvm.cli.space_options import chosen_space, read_archs, target_options
+from ofatvm.errors import ArchError
 
 COLUMNS = (
     Column("latency_ms", "ms measured", lambda value: f"{value:.3f}"),
@@ -47,7 +48,7 @@ def command(
     fresh: bool,
     target_text: str,
     threads: int | None,
-    space_name: str,
+    space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
 ) -> Result:
@@ -59,11 +60,13 @@ def command(
     from ofatvm.pipeline.setup import prepare
     from ofatvm.store import Store
 
-    given = read_archs(archs, file, space_at(space_name, resolution))
+    given = read_archs(archs, file, space_name, resolution)
+    if len({arch.space.name for arch in given}) > 1:
+        raise ArchError("the architectures are of several spaces", hint="profile one at a time")
     with (
         prepare(
             target_text,
-            space_name=space_name,
+            space_name=chosen_space(space_name, given),
             resolution=resolution,
             workspace=run.workspace,
             threads=threads,
@@ -95,6 +98,6 @@ def command(
         row["interval"] = None if m.ci_low_ms is None else f"{m.ci_low_ms:.3f}-{m.ci_high_ms:.3f}"
         row["note"] = m.error or ("unstable" if m.unstable else None)
         rows.append(row)
-    shown = [asdict(m) for m in found]
+    shown = [{**asdict(m), "target_name": target.name} for m in found]
     data = {"target": target.name, "threads": target.threads, "measurements": shown}
     return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)

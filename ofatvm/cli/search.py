@@ -11,7 +11,7 @@ from ofatvm.arch import find_space
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
-from ofatvm.cli.space_options import target_options
+from ofatvm.cli.space_options import chosen_space, target_options
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.search import Point, SearchResult
@@ -49,7 +49,7 @@ def command(
     run: Run,
     target_text: str,
     threads: int | None,
-    space_name: str,
+    space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
     latency_ms: float | None,
@@ -67,18 +67,19 @@ def command(
     from ofatvm.pipeline.measure import local_device
     from ofatvm.pipeline.search import SearchConfig, search, search_key
     from ofatvm.pipeline.setup import prepare
-    from ofatvm.pipeline.ship import check_before, ship
+    from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_weights
     from ofatvm.predict.accuracy import find_accuracy_model
     from ofatvm.search.budget import Budget
     from ofatvm.store import Store
 
     budget = Budget(latency_ms, macs, size_mb, peak_memory_mb, min_accuracy)
     config = SearchConfig(seed=seed)
-    check_before(out, weights, find_space(space_name))
+    space = find_space(chosen_space(space_name))
+    check_before(out, weights, space)
     with (
         prepare(
             target_text,
-            space_name=space_name,
+            space_name=space.name,
             resolution=resolution,
             workspace=run.workspace,
             threads=threads,
@@ -96,25 +97,25 @@ def command(
         bundle = ship(
             setup,
             found.pick.arch,
-            out or run.workspace / "bundles" / key,
+            out or run.workspace / "bundles" / bundle_name(key, weights),
             weights=weights,
             seed=seed,
             measurement=found.pick.measurement,
             accuracy_percent=found.pick.accuracy_percent,
             on_event=run.on_event,
         )
-        data = _data(setup, found, bundle, weights)
+        data = _data(setup, found, bundle, shipped_weights(bundle))
     return Result(data, lambda width: _text(data, width))
 
 
-def _data(setup: Setup, found: SearchResult, bundle: Path, weights: Path | None) -> dict[str, Any]:
+def _data(setup: Setup, found: SearchResult, bundle: Path, weights: str) -> dict[str, Any]:
     return {
         "target": setup.target.name,
         "fingerprint": setup.target.fingerprint,
         "threads": setup.target.threads,
         "space": setup.space.name,
         "resolution": setup.resolution,
-        "weights": "untrained" if weights is None else str(weights),
+        "weights": weights,
         "records": setup.records.sources,
         "front": [_point(setup, point) for point in found.front],
         "pick": _point(setup, found.pick),

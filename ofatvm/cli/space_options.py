@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ofatvm.arch import DEFAULT_SPACE, Arch, ArchSpace, find_space, parse_arch
+from ofatvm.arch import DEFAULT_SPACE, Arch, find_space, parse_arch
 from ofatvm.cli.options import RESOLUTION, THREADS
 from ofatvm.errors import ArchError, MissingInputError
 
@@ -34,9 +34,7 @@ def target_options(body: F) -> F:
             click.option(
                 "--space",
                 "space_name",
-                default=DEFAULT_SPACE,
-                show_default=True,
-                help="Search space, by name or code.",
+                help="Search space, by name or code.  [default: the architectures', or mbv3w1.0]",
             ),
             click.option(
                 "--resolution",
@@ -56,15 +54,25 @@ def target_options(body: F) -> F:
     return body
 
 
-def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> list[Arch]:
+def read_archs(
+    words: tuple[str, ...], file: Path | None, space: str | None, resolution: int | None
+) -> list[Arch]:
     """Architectures given as words and as lines of a file, in order; ArchError names the line.
 
     Each is our encoded string or OFA's JSON. Empty lines and lines that start with # are skipped,
-    but a file must hold one at least. One word that names a file stands for that file.
+    but a file must hold one at least. One word that names a file stands for that file. Without a
+    `space` a string says its own and JSON is of the default one; `resolution` replaces theirs.
     """
-    if len(words) == 1 and file is None and os.path.isfile(words[0]):
-        words, file = (), Path(words[0])
-    archs = [parse_arch(word, space) for word in words]
+    known = None if space is None else find_space(space)
+
+    def parse(text: str) -> Arch:
+        arch = parse_arch(text, known)
+        return arch if resolution is None else arch.at(resolution)
+
+    given = list(words)
+    if len(given) == 1 and file is None and os.path.isfile(given[0]):
+        file = Path(given.pop())
+    archs = [parse(word) for word in given]
     if file is None:
         return archs
     if not file.is_file():
@@ -80,7 +88,7 @@ def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> l
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            archs.append(parse_arch(line, space))
+            archs.append(parse(line))
         except ArchError as error:
             raise ArchError(f"{file}, line {number}: {error.message}", hint=error.hint) from None
         found = True
@@ -89,10 +97,8 @@ def read_archs(words: tuple[str, ...], file: Path | None, space: ArchSpace) -> l
     return archs
 
 
-def space_at(space_name: str, resolution: int | None) -> ArchSpace:
-    """The named space, cut off above `resolution`, which JSON without "r" then gets."""
-    space = find_space(space_name)
-    if resolution is None:
+def chosen_space(space: str | None, archs: Sequence[Arch] = ()) -> str:
+    """The space to set up: the one asked for, else the first architecture's, else the default."""
+    if space is not None:
         return space
-    space.check_resolution(resolution)
-    return space.at(*(r for r in space.resolutions if r <= resolution))
+    return archs[0].space.name if archs else DEFAULT_SPACE

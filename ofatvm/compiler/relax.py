@@ -151,7 +151,9 @@ def _build(module: IRModule, target: Target, path: Path) -> None:
         executable.export_library(str(path), fcompile=link_host)
     except (RuntimeError, ValueError, TypeError) as error:
         text = str(error).strip().splitlines()
-        raise CompileError(f"the program does not compile: {text[-1][:200] if text else ''}") from None
+        raise CompileError(
+            f"the program does not compile: {text[-1][:200] if text else ''}"
+        ) from None
 
 
 def _executable(module: IRModule, target: Target) -> relax.VMExecutable:

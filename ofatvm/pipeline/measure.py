@@ -7,6 +7,7 @@ from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from importlib import metadata
 from time import monotonic
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -205,7 +206,7 @@ def _measurement(
     digest: str,
     seed: int,
 ) -> Measurement:
-    common = {
+    common: dict[str, Any] = {
         "arch": arch.encode(),
         "space": setup.space.name,
         "target": setup.target.fingerprint,

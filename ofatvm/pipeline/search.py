@@ -32,6 +32,9 @@ from ofatvm.search.evolution import Evaluation, EvolutionResult, evolve
 from ofatvm.search.pareto import front, hypervolume_2d
 from ofatvm.store import Store
 
+WORST_ACCURACY = -50.0
+MARGIN = 0.97
+
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
@@ -203,6 +206,8 @@ def search(
     measurements = run.measure(first, "search")
     require_some(measurements)
     run.found = dict(zip(first, measurements, strict=True))
+    # The corner that volumes are counted from stays where the first sample puts it.
+    slowest = float(np.nanmax(latencies_ms(list(run.found.values()))))
     rounds, best_volume = 0, 0.0
     model = fit_latency(setup, list(run.found.values()), run.kernel_ms, seed=config.seed)
     result = run.evolve(model, 0)
@@ -215,12 +220,13 @@ def search(
         model = fit_latency(setup, list(run.found.values()), run.kernel_ms, seed=config.seed)
         result = run.evolve(model, rounds)
         _, costs = run.measured_front()
-        worst = latencies_ms(list(run.found.values()))
-        volume = hypervolume_2d(costs, (float(np.nanmax(worst)), -50.0))
+        volume = hypervolume_2d(costs, (slowest, WORST_ACCURACY))
         on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated)))
         if volume < best_volume * (1 + config.settled):
             break
         best_volume = max(best_volume, volume)
+    else:
+        on_event(Notice("info", f"the front was still moving after {config.rounds} rounds"))
     points = _finals(run, model)
     return SearchResult(
         front=points,
@@ -287,13 +293,16 @@ def _check_sizes(run: _Search) -> None:
 
 def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
     """Rebuild and measure the finalists by the full protocol; the front of what comes out."""
-    archs, _ = run.measured_front()
+    archs, costs = run.measured_front()
     limit = run.config.finalists
     keep = np.unique(np.linspace(0, len(archs) - 1, min(limit, len(archs))).round().astype(int))
     chosen = [archs[i] for i in keep]
-    if run.budget.limits() and len(archs) > limit:
-        # The pick is the most accurate that fits: give it neighbours to fall back on.
-        chosen = list(dict.fromkeys([*chosen[: limit // 2], *archs[-(limit - limit // 2) :]]))
+    if run.budget.latency_ms is not None and len(archs) > limit:
+        # The pick is the most accurate that fits. Those nearest to the limit may miss it in the
+        # end, so half of the finalists are the best with a margin.
+        near = [a for a, c in zip(archs, costs, strict=True) if c[0] > MARGIN * costs[-1][0]][-2:]
+        safe = [a for a, c in zip(archs, costs, strict=True) if c[0] <= MARGIN * costs[-1][0]][-2:]
+        chosen = list(dict.fromkeys([*near, *safe, *chosen]))[:limit]
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
     if not inside and run.budget.latency_ms is not None:
@@ -304,8 +313,8 @@ def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
         inside = [point for point in points if _meets(run, point)]
     if not inside:
         _raise_infeasible(run, points)
-    costs = np.array([(p.latency_ms, -p.accuracy_percent) for p in inside])
-    best = sorted(front(costs), key=lambda i: costs[i, 0])
+    final = np.array([(p.latency_ms, -p.accuracy_percent) for p in inside])
+    best = sorted(front(final), key=lambda i: final[i, 0])
     return tuple(inside[i] for i in best)
 
 

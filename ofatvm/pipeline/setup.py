@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ofatvm.arch import Arch, ArchSpace, find_space
 from ofatvm.compiler.plan import Workload, kernel_calls
@@ -22,11 +24,17 @@ from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
 from ofatvm.target import Target, parse_target
 
+if TYPE_CHECKING:
+    from ofatvm.compiler.kernels import KernelLibrary
+    from ofatvm.predict.features import SpaceTables
+    from ofatvm.tuning.records import Records
+
 CALIBRATION = (
     Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish"),
     Workload("depthwise", (112, 112, 48), (112, 112, 48), kernel=3, activation="relu"),
 )
 TUNING_LOGS = Path("tuning_logs")
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,14 @@ class Setup:
         return self.space.resolutions[-1]
 
     @cached_property
-    def records(self):  # type: ignore[no-untyped-def]
+    def records(self) -> Records:
         """The best known schedules for the target."""
         from ofatvm.tuning.records import find_records
 
         return find_records(self.target, [self.tuning_logs, data_dir("tuning_logs")])
 
     @cached_property
-    def library(self):  # type: ignore[no-untyped-def]
+    def library(self) -> KernelLibrary:
         """The kernel library of the target."""
         from ofatvm.compiler.kernels import KernelLibrary
 
@@ -61,7 +69,7 @@ class Setup:
         return KernelLibrary(folder, self.target, self.unit, self.records.configs, self.executor)
 
     @cached_property
-    def tables(self):  # type: ignore[no-untyped-def]
+    def tables(self) -> SpaceTables:
         """Vectorised MACs, sizes and memory of the space."""
         from ofatvm.predict.features import SpaceTables
 
@@ -113,9 +121,7 @@ def prepare(
     with ProcessPoolExecutor(
         max_workers=len(os.sched_getaffinity(0)),
         mp_context=multiprocessing.get_context("spawn"),
-        # Ctrl-C reaches the whole group; workers that died of it would print their traces.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_start_worker,
     ) as executor:
         setup = Setup(target, unit, space, workspace, tuning_logs, executor)
         tell_about_records(setup, on_event)
@@ -125,12 +131,18 @@ def prepare(
             executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it however it ends (Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def require_local(setup: Setup) -> None:
     """Raise unless the target's code runs on this machine, which is the only device so far."""
     if not runs_here(setup.target):
         raise TargetError(
             f"code for {setup.target.name} does not run on this machine",
-            hint="`ofatvm compile` and `describe` work for it; measuring needs --target host",
+            hint="`ofatvm describe` works for it; measuring and shipping need --target host",
         )
     cores = len(os.sched_getaffinity(0))
     if setup.target.threads > cores:
@@ -143,6 +155,10 @@ def require_local(setup: Setup) -> None:
 def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
     """Say whose records are used, and that some were damaged, if so."""
     records = setup.records
+    for folder in records.foreign:
+        on_event(
+            Notice("warning", f"{folder} belongs to another target of that name and is not used")
+        )
     if records.damaged:
         on_event(
             Notice(
@@ -155,7 +171,7 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
             Notice(
                 "warning",
                 f"no tuning records for {setup.target.name}: default schedules are used; "
-                f"`ofatvm tune --target {setup.target.name}` makes records",
+                "`ofatvm tune` with the same --target makes records",
             )
         )
     elif records.borrowed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -21,24 +22,28 @@ from ofatvm.bundle.manifest import (
     TensorSpec,
     Weights,
 )
+from ofatvm.bundle.snapshot import read_manifest
 from ofatvm.bundle.verify import compare
 from ofatvm.bundle.write import check_destination, write_bundle
 from ofatvm.compiler.plan import kernel_calls
 from ofatvm.compiler.relax import build_model
 from ofatvm.device.bundle_runner import run_bundle
 from ofatvm.device.cpu_features import needed_features
-from ofatvm.errors import BundleError, CompileError, OfatvmError
+from ofatvm.errors import BundleError, CompileError, OfatvmError, TargetError
 from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, require_supernet_file, runs_here
 from ofatvm.supernet import MEAN, STD
+from ofatvm.target import Target
 from ofatvm.tuning.workloads import coverage, subnet_workloads
 
 RESIZE_RATIO = 256 / 224
 RUN_TIMEOUT_S = 120.0
 CHECK_IMAGES = 4
+COMPARE_CALLS = 100
+SLOWER = 1.15
 
 
 def ship(
@@ -59,7 +64,10 @@ def ship(
     picture or on random images, is not shipped: CompileError.
     """
     require_supernet_file(weights)
+    require_linkable(setup.target)
     check_destination(out, replace=replace)
+    if out.exists() and any(out.iterdir()):
+        on_event(Notice("info", f"the bundle that is in {out} will be replaced"))
     started = monotonic()
     on_event(StageStarted("ship", None, arch.encode()))
     from ofatvm.supernet.numpy_io import subnet_weights
@@ -80,6 +88,7 @@ def ship(
             noise = rng.standard_normal((CHECK_IMAGES, *sample.shape[1:]), dtype=np.float32)
             for image in (sample, *noise[:, None]):
                 _check(model, image, subnet.run(image), setup)
+            _compare_latency(model, sample, setup, measurement, on_event)
         else:
             on_event(
                 Notice("warning", f"not run here: code for {setup.target.name} needs its own CPU")
@@ -101,11 +110,11 @@ def ship(
                 for name in ("ofatvm", "apache-tvm", "apache-tvm-ffi", "torch")
             },
             latency=None if measurement is None else Latency.of(measurement),
-            accuracy=_accuracy(accuracy_percent, weights),
+            accuracy=_accuracy(accuracy_percent),
             macs=cost.macs,
             params=cost.params,
             coverage=coverage(uses, setup.records.configs),
-            seeds={"search": seed, "weights": seed},
+            seeds={"weights": seed},
         )
         write_bundle(
             out,
@@ -118,6 +127,29 @@ def ship(
         )
     on_event(StageFinished("ship", str(out), monotonic() - started))
     return out
+
+
+def bundle_name(key: str, weights: Path | None) -> str:
+    """The folder of a bundle that got no name: what was searched for, and with which weights."""
+    if weights is None:
+        return key
+    return f"{key}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+
+
+def shipped_weights(bundle: Path) -> str:
+    """What a bundle says of its weights: `untrained`, or where they come from."""
+    weights = read_manifest(bundle).weights
+    return "untrained" if weights.source == "untrained" else weights.detail
+
+
+def require_linkable(target: Target) -> None:
+    """Raise TargetError unless this machine's linker makes shared libraries for the target."""
+    architecture = target.mtriple.split("-")[0]
+    if architecture and architecture != platform.machine():
+        raise TargetError(
+            f"shipping for {target.name} needs a linker for {architecture}, which is not supported",
+            hint=f"ship for a {platform.machine()} target",
+        )
 
 
 def check_before(out: Path | None, weights: Path | None, space: ArchSpace) -> None:
@@ -171,19 +203,44 @@ def _check(model: Path, image: np.ndarray, expected: np.ndarray, setup: Setup) -
         ) from None
 
 
+def _compare_latency(
+    model: Path,
+    sample: np.ndarray,
+    setup: Setup,
+    measurement: Measurement | None,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Say so if the module that ships is slower than the program that was measured."""
+    if measurement is None or measurement.latency_ms is None:
+        return
+    threads = setup.target.threads
+    run = run_bundle(model, sample, threads=threads, timeout_s=RUN_TIMEOUT_S, calls=COMPARE_CALLS)
+    shipped = float(np.median(run.samples_ms))
+    if shipped > SLOWER * measurement.latency_ms:
+        on_event(
+            Notice(
+                "warning",
+                f"the shipped module took {shipped:.3f} ms in a short run, the front says "
+                f"{measurement.latency_ms:.3f} ms; was the machine busy?",
+            )
+        )
+
+
 def _weights(origin: str, weights: Path | None, seed: int) -> Weights:
     if weights is None:
         return Weights(source="untrained", detail=f"initialised from seed {seed}")
+    if origin.startswith("untrained"):
+        return Weights(source="untrained", detail=origin[:200])
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return Weights(source="file", detail=origin[:200], sha256=digest)
 
 
-def _accuracy(percent: float | None, weights: Path | None) -> Accuracy | None:
+def _accuracy(percent: float | None) -> Accuracy | None:
     if percent is None:
         return None
-    trained = "with the published weights of this space" if weights is None else "by the model"
     return Accuracy(
         top1_percent=percent,
         kind="predicted",
-        on=f"ImageNet validation set, {trained}; not measured with the weights in this bundle",
+        on="ImageNet validation set, with the published weights of this space; not measured with "
+        "the weights in this bundle",
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ofatvm.errors import TargetError
+from ofatvm.arch import find_space
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.setup import Setup, require_local
 from ofatvm.tuning.journal import Journal
@@ -22,7 +22,7 @@ from ofatvm.tuning.workloads import WorkloadUse, coverage, space_workloads
 
 def tuning_folder(setup: Setup) -> Path:
     """Where the target's records are written."""
-    return setup.tuning_logs / setup.target.name
+    return setup.tuning_logs / setup.target.record_names[0]
 
 
 def tune_space(
@@ -40,11 +40,10 @@ def tune_space(
     number of records in TVM's files.
     """
     require_local(setup)
-    if setup.target.threads != setup.unit.threads:
-        raise TargetError("tuning runs with the target's own thread count")
     folder = tuning_folder(setup)
     uses: dict[str, WorkloadUse] = {}
-    spaces = [space_workloads(setup.space, resolution) for resolution in resolutions]
+    space = find_space(setup.space.name)  # the setup's is restricted to one resolution
+    spaces = [space_workloads(space, resolution) for resolution in resolutions]
     for use in itertools.chain.from_iterable(spaces):
         uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))

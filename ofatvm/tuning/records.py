@@ -42,9 +42,12 @@ class Records:
     sources: dict[str, int]
     damaged: int = 0
 
+    foreign: tuple[Path, ...] = ()
+    """Folders of the target's name that were left alone because they belong to another target."""
+
     @property
     def borrowed(self) -> bool:
-        """Whether none of the records was tuned for this very target."""
+        """Whether none of the records was tuned for this very target and thread count."""
         return bool(self.sources) and not next(iter(self.sources.values()))
 
 
@@ -56,39 +59,53 @@ def find_records(target: Target, folders: Sequence[Path]) -> Records:
     """
     configs: dict[str, ScheduleConfig] = {}
     sources: dict[str, int] = {}
+    foreign: list[Path] = []
     damaged = 0
-    for name in dict.fromkeys((target.name, *target.family)):
+    own = (target.record_names[0], target.name)
+    for name in target.record_names:
         before = len(configs)
-        for folder in dict.fromkeys(path.resolve() for path in folders):
-            if not (folder / name / "trials.jsonl").is_file():
+        for folder in dict.fromkeys(path.resolve() / name for path in folders):
+            if not (folder / "trials.jsonl").is_file():
                 continue
-            if name == target.name:
-                check_owner(folder / name, target)
-            journal = Journal.read(folder / name)
+            owner = read_owner(folder)
+            if name in own and owner is not None and not _same(owner, target):
+                foreign.append(folder)
+                continue
+            journal = Journal.read(folder)
             damaged += journal.damaged
             for key, best in journal.best_of_all().items():
                 configs.setdefault(key, best.config)
         sources[name] = len(configs) - before
-    return Records(configs, {n: c for n, c in sources.items() if c or n == target.name}, damaged)
+    kept = {name: count for name, count in sources.items() if count or name == own[0]}
+    return Records(configs, kept, damaged, tuple(foreign))
 
 
-def check_owner(folder: Path, target: Target) -> None:
-    """Raise RecordError if the folder's records were tuned for another target than this."""
+def read_owner(folder: Path) -> dict[str, Any] | None:
+    """TVM's dict of the target a folder's records were tuned for; None if it does not say."""
     path = folder / TARGET_FILE
     try:
-        owner = dict(json.loads(path.read_bytes())["target"])
+        return dict(json.loads(path.read_bytes())["target"])
     except FileNotFoundError:
-        return
+        return None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RecordError(
             f"{path} is damaged", hint="restore it, or delete the folder to tune afresh"
         ) from None
-    mine = {**target.to_dict(), "num-cores": 0}
-    if {**owner, "num-cores": 0} != mine:
+
+
+def check_owner(folder: Path, target: Target) -> None:
+    """Raise RecordError if the folder's records were tuned for another target than this."""
+    owner = read_owner(folder)
+    if owner is not None and not _same(owner, target):
         raise RecordError(
             f"{folder} holds records of {owner}, not of {target.to_dict()}",
-            hint="give the target another name, or another --tuning-logs folder",
+            hint="give another --tuning-logs folder",
         )
+
+
+def _same(owner: dict[str, Any], target: Target) -> bool:
+    """Whether code for both is the same; the number of cores only guides schedules."""
+    return {**owner, "num-cores": 0} == {**target.to_dict(), "num-cores": 0}
 
 
 def write_owner(folder: Path, target: Target, unit: VectorUnit) -> None:

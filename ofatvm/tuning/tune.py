@@ -67,7 +67,8 @@ def tune(
     on_event(StageStarted(STAGE, total, f"{len(states)} workloads of {target.name}"))
     with Workers(target.to_dict(), unit, builders=len(os.sched_getaffinity(0))) as workers:
         fresh = _refit(model, states)
-        for ceiling in range(BATCH, trials_per_workload + BATCH, BATCH):
+        most = max((state.limit for state in states), default=0)
+        for ceiling in range(BATCH, most + BATCH, BATCH):
             for state in states:
                 count = min(ceiling, state.limit) - state.done
                 if count <= 0 or time.monotonic() > deadline:

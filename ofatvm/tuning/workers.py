@@ -11,6 +11,7 @@ divided by the reference's slowdown, so that trials from busy and quiet minutes 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ BUILDS_PER_WORKER = 1000
 REFERENCE = Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish")
 DISTURBED = 1.15
 RETRIES = 3
+FOLDER_PREFIX = "ofatvm-tune-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Workers:
         self.target = target
         self.unit = unit
         self.builders = builders
-        self._folder = tempfile.TemporaryDirectory(prefix="ofatvm-tune-")
+        _sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._count = 0
         self._reference: tuple[str, list[tuple[int, ...]]] | None = None
         self._reference_s = float("inf")
@@ -136,6 +139,14 @@ class Workers:
                 raise CompileError(f"the reference kernel does not build: {error}")
             self._reference = (str(path), kernel_shapes(REFERENCE, config))
         return self._reference
+
+
+def _sweep() -> None:
+    """Remove what killed runs left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _outcome(value: Any, job: Any, what: str) -> tuple[Any, str]:

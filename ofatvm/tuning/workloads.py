@@ -62,8 +62,10 @@ def space_workloads(space: ArchSpace, resolution: int) -> list[WorkloadUse]:
 def coverage(uses: Iterable[WorkloadUse], tuned: Iterable[str]) -> float:
     """Share of compute (by MACs) in workloads whose keys are in `tuned`; 0 to 1."""
     known = set(tuned)
-    missing = sum(use.share for use in uses if use.workload.key not in known)
-    return max(0.0, 1.0 - missing)
+    shares = [(use.share, use.workload.key in known) for use in uses]
+    if shares and all(tuned for _, tuned in shares):
+        return 1.0
+    return min(1.0, sum(share for share, tuned in shares if tuned))
 
 
 def _presence(space: ArchSpace, call: KernelCall) -> float:

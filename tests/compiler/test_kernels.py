@@ -55,7 +55,9 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     assert again.require([MEAN, SMALL]) == first
     assert again.missing([SMALL, MEAN]) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert sorted(before) == sorted({tmp_path / TARGET.fingerprint, *(k.path for k in first.values())})
+    assert sorted(before) == sorted(
+        {tmp_path / TARGET.fingerprint, *(k.path for k in first.values())}
+    )
 
 
 def test_a_kernel_does_what_the_workload_says(
@@ -113,9 +115,7 @@ def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, keep: int) -> None:
     assert tvm.runtime.load_module(str(kernel.path))[kernel.symbol] is not None
 
 
-def test_without_a_linker_one_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_linker_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingInputError, match="no ld found") as caught:
         library(tmp_path).require([SMALL])

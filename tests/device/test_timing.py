@@ -8,7 +8,6 @@ import pytest
 from ofatvm.device.timing import FINAL, SAMPLE, Protocol, Visit, summarise
 from ofatvm.errors import BudgetError
 
-
 LEVELS = (1.90, 1.95, 2.00, 2.05, 2.10)
 
 

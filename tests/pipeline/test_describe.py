@@ -75,9 +75,7 @@ def test_latency_is_predicted_once_a_model_was_fitted(setup: Setup, store: Store
     archs = setup.space.from_rows(rows)
     measured = measure(setup, store, device, archs, source="profile")
     fit_latency(setup, measured[:20], kernel_ms, seed=0)
-    for arch, m, found in zip(
-        archs[20:], measured[20:], describe(setup, archs[20:]), strict=True
-    ):
+    for arch, m, found in zip(archs[20:], measured[20:], describe(setup, archs[20:]), strict=True):
         assert found.arch == arch
         assert m.latency_ms is not None
         assert found.predicted_latency_ms == pytest.approx(m.latency_ms, rel=0.1)

@@ -145,7 +145,9 @@ def test_kernels_are_compiled_and_timed_once(
     assert device.timed == len(kernels)
     rows = setup.space.to_rows(archs(setup, 4))
     measured = latencies_ms(
-        measure(setup, store, device, archs(setup, 4), source="profile", protocol=Protocol(1, 3, 1, 1))
+        measure(
+            setup, store, device, archs(setup, 4), source="profile", protocol=Protocol(1, 3, 1, 1)
+        )
     )
     # The device says that programs take their kernels' times over 0.9, and 0.1 ms.
     np.testing.assert_allclose(table(rows) / 0.9 + 0.1, measured, rtol=1e-6)
@@ -166,10 +168,10 @@ def test_programs_are_deleted_once_measured(setup: Setup, store: Store) -> None:
 @pytest.mark.usefixtures("own_lock")
 def test_the_reference_is_kept_from_the_start(bench: Setup, tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
-        with pytest.raises(KeyboardInterrupt), local_device(bench, store) as device:
-            reference = device.reference_s
-            raise KeyboardInterrupt
+        killed = local_device(bench, store)
+        reference = killed.__enter__().reference_s
         assert reference is not None
+        killed.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         with local_device(bench, store) as device:
             assert device.reference_s == reference
 

@@ -18,9 +18,7 @@ from ofatvm.search.budget import Budget
 from ofatvm.store import Store
 from tests.workbench import PretendDevice
 
-CONFIG = SearchConfig(
-    sample=16, per_round=4, rounds=3, finalists=4, population=60, generations=8
-)
+CONFIG = SearchConfig(sample=16, per_round=4, rounds=3, finalists=4, population=60, generations=8)
 Run = Callable[..., SearchResult]
 
 
@@ -161,9 +159,7 @@ def test_a_latency_nothing_reaches_names_the_best_measured(run: Run) -> None:
         (Budget(latency_ms=1e6, size_mb=0.001), "size_mb"),
     ],
 )
-def test_what_needs_no_measuring_is_refused_before_any(
-    run: Run, budget: Budget, word: str
-) -> None:
+def test_what_needs_no_measuring_is_refused_before_any(run: Run, budget: Budget, word: str) -> None:
     device = PretendDevice()
     with pytest.raises(InfeasibleBudgetError, match="best achievable") as caught:
         run(budget, device=device)

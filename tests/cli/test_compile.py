@@ -1,0 +1,49 @@
+"""`ofatvm compile`: from an architecture to a bundle that `ofatvm verify` accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofatvm.device import timing
+from ofatvm.pipeline import ship
+from ofatvm.pipeline.setup import CALIBRATION, Setup
+from tests.workbench import QUICK
+
+Ofatvm = Callable[..., Any]
+
+
+@pytest.mark.usefixtures("own_lock")
+def test_compiled_measured_verified(
+    ofatvm: Ofatvm, bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "SAMPLE", QUICK)
+    monkeypatch.setattr(ship, "CHECK_IMAGES", 0)
+    arch = bench.space.smallest().encode()
+    bench.library.require([*CALIBRATION, *bench.workloads([bench.space.smallest()])])
+    (tmp_path / "kernels").symlink_to(bench.workspace / "kernels")
+    options = ("--target", "x86-64-v2", "--threads", 1, "--workspace", tmp_path)
+    answer = ofatvm("compile", "--arch", arch, *options, "--json")
+    assert answer.code == 0, answer.err
+    data = answer.json
+    assert data["ok"] is True
+    assert (data["arch"], data["target"]) == (arch, "x86-64-v2")
+    assert data["weights"] == "untrained"
+    assert (data["latency_kind"], data["latency_ms"] > 0) == ("measured", True)
+    assert Path(data["bundle"]).is_relative_to(tmp_path / "bundles")
+
+    verified = ofatvm("verify", data["bundle"], "--json", "-q")
+    assert verified.json["ok"] is True
+    assert verified.json["manifest_latency"]["value_ms"] == data["latency_ms"]
+    assert verified.json["max_error"] <= 1e-4
+
+    monkeypatch.setenv("COLUMNS", "60")
+    text = ofatvm("compile", "--arch", arch, *options, "--out", tmp_path / "b", "-q")
+    assert text.code == 0, text.err
+    assert f"{data['latency_ms']:.3f} ms, measured, 1 threads" in text.out
+    assert "untrained" in text.out
+    assert f"ofatvm verify {tmp_path / 'b'}" in text.out
+    assert (tmp_path / "b" / "manifest.json").is_file()
