@@ -12,6 +12,7 @@ import numpy as np
 
 from ofatvm.errors import ArchError
 
+MAX_NUMBER = 99_999
 ACTIVATIONS = ("relu", "h_swish")
 
 
@@ -257,7 +258,8 @@ class ArchSpace:
         try:
             value: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ArchError(f"not valid JSON: {_shorten(text)!r} ({error})") from None
+            where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
+            raise ArchError(f"not valid JSON: {_shorten(text)!r}{where}") from None
         unknown = sorted(set(value) - {"ks", "e", "d", "r", "wid"})
         missing = sorted({"ks", "e", "d"} - set(value))
         if unknown or missing:
@@ -272,9 +274,11 @@ class ArchSpace:
             resolution = resolution[0]
         kernels, expands, depths = value["ks"], value["e"], value["d"]
         for entry in (kernels, expands, depths, [] if resolution is None else [resolution]):
-            if not isinstance(entry, list) or any(type(item) is not int for item in entry):
+            if not isinstance(entry, list) or any(
+                type(item) is not int or abs(item) > MAX_NUMBER for item in entry
+            ):
                 raise ArchError(
-                    f"ks, e, d and r must be lists of whole numbers: {_shorten(text)!r}"
+                    f"ks, e, d and r must be lists of small whole numbers: {_shorten(text)!r}"
                 )
         return self.arch(kernels, expands, depths, resolution)
 

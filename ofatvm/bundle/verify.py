@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ofatvm.bundle.agreement import Sample, check_agreement
-from ofatvm.bundle.elf import host_machine
 from ofatvm.bundle.manifest import Manifest
 from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
+from ofatvm.elf import host_machine
 from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from ofatvm.bundle.agreement import check_agreement
 from ofatvm.bundle.card import cpp_source, model_card, runner_source
-from ofatvm.bundle.elf import elf_machine
 from ofatvm.bundle.manifest import FILE_NAME, FileEntry, Manifest, parse_manifest
 from ofatvm.bundle.snapshot import check_tree, read_manifest
+from ofatvm.elf import elf_machine
 from ofatvm.errors import BundleError, MissingInputError, OfatvmError
 
 if TYPE_CHECKING:

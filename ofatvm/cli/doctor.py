@@ -49,8 +49,10 @@ def command(run: Run) -> Result:
     lacking = [check.name for check in checks if check.status == "missing"]
     error = None
     if lacking:
-        hints = [check.hint for check in checks if check.status == "missing" and check.hint]
-        error = MissingInputError(f"needed and not there: {', '.join(lacking)}", hint=hints[0])
+        hints = dict.fromkeys(c.hint for c in checks if c.status == "missing" and c.hint)
+        error = MissingInputError(
+            f"needed and not there: {', '.join(lacking)}", hint="; ".join(hints)
+        )
     rows = [asdict(check) for check in checks]
     return Result({"checks": rows}, lambda width: table(rows, COLUMNS, width), error=error)
 
@@ -59,9 +61,11 @@ def all_checks(workspace: Path) -> Iterator[Check]:
     """Every check, cheap ones only: no library is imported."""
     yield Check("python", "ok", platform.python_version(), ">=3.11")
     yield from package_checks(locked_versions())
-    yield compiler_check()
+    yield linker_check("ld", "binutils")
+    yield linker_check("cc", "gcc")
     yield from machine_checks(workspace)
     yield records_check()
+    yield compiler_check()
     yield tool_check("qemu-aarch64", "the simulated device", "apt install qemu-user")
     yield tool_check("llvm-mca", "the simulated device", "apt install llvm")
 
@@ -112,13 +116,22 @@ def package_checks(locked: dict[str, str]) -> Iterator[Check]:
 
 
 def compiler_check() -> Check:
-    """A C++ compiler that links the shared libraries TVM makes."""
-    name = os.environ.get("CXX", "")
-    for candidate in (name, *COMPILERS):
+    """A C++ compiler, which only the C++ runner of a bundle needs."""
+    needed = "optional: a bundle's main.cc"
+    for candidate in (os.environ.get("CXX", ""), *COMPILERS):
         found = shutil.which(candidate) if candidate else None
         if found:
-            return Check("C++ compiler", "ok", found)
-    return Check("C++ compiler", "missing", "none", " or ".join(COMPILERS), "apt install g++")
+            return Check("C++ compiler", "ok", found, needed)
+    return Check("C++ compiler", "ok", "none", needed, "apt install g++")
+
+
+def linker_check(name: str, package: str) -> Check:
+    """A program that links compiled kernels, and the package it comes with."""
+    needed = "to link compiled kernels"
+    found = shutil.which(name)
+    if found:
+        return Check(name, "ok", found, needed)
+    return Check(name, "missing", "none", needed, f"apt install {package}")
 
 
 def machine_checks(workspace: Path) -> Iterator[Check]:

@@ -41,8 +41,10 @@ from ofatvm.cli.options import join_target
 from ofatvm.cli.render import (
     Progressor,
     Result,
+    hold_descriptors,
     print_error,
     print_result,
+    settle,
     stdout_closed,
     write_stderr,
 )
@@ -72,6 +74,25 @@ class Run:
     workspace: Path
     json: bool
     on_event: Callable[[Event], None]
+
+
+class Workspace(click.ParamType[Path]):
+    """A folder, or the name of one that can still be made."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The folder as a path."""
+        if not str(value).strip():
+            raise UsageError("--workspace is empty", hint="give a folder, or leave it out")
+        path = Path(value)
+        there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+        if not os.path.isdir(there):
+            raise UsageError(
+                f"workspace {path} cannot be used: {there} is not a folder",
+                hint="give --workspace a folder",
+            )
+        return path
 
 
 class LazyGroup(click.Group):
@@ -112,7 +133,7 @@ def common_options(body: Callable[..., Result]) -> Callable[..., int]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     @click.option(
         "--workspace",
-        type=click.Path(path_type=Path, file_okay=True),
+        type=Workspace(),
         default=DEFAULT_WORKSPACE,
         show_default=True,
         help="Folder of the store and caches.",
@@ -139,8 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; never raises, prints no traceback."""
     words = join_target(list(sys.argv[1:] if arguments is None else arguments))
     as_json = "--json" in words[: words.index("--") if "--" in words else None]
-    with _terminable():
-        return _run(words, as_json=as_json)
+    hold_descriptors()
+    try:
+        with _terminable():
+            return _run(words, as_json=as_json)
+    except KeyboardInterrupt:  # a second one, while the first was being reported
+        return INTERRUPTED
+    finally:
+        settle()
 
 
 def _run(words: list[str], *, as_json: bool) -> int:

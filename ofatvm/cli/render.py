@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -138,11 +139,14 @@ def error_json(error: OfatvmError, kind: str = "") -> dict[str, Any]:
 
 
 def print_error(error: OfatvmError, *, as_json: bool, kind: str = "") -> None:
-    """One line on stderr, or one JSON object on stdout."""
+    """One line on stderr, or one JSON object on stdout; where stdout takes nothing, the line."""
     if as_json:
         described = {"schema": SCHEMA, "ok": False, "error": error_json(error, kind)}
-        write_stdout(to_json(described) + "\n")
-        return
+        try:
+            write_stdout(to_json(described) + "\n")
+            return
+        except OSError:
+            pass
     hint = f" ({one_line(error.hint)})" if error.hint else ""
     label = "" if kind == "InternalError" else "error: "
     write_stderr(f"{label}{one_line(error.message)}{hint}\n")
@@ -164,38 +168,90 @@ def print_result(result: Result, *, as_json: bool) -> None:
 
 
 def write_stdout(text: str) -> None:
-    """Write and flush."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Write and flush; an OSError, of the file name `stdout`, if that fails."""
+    try:
+        _write(sys.stdout, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def write_stderr(text: str) -> None:
-    """Write and flush; a closed stderr is no reason to stop."""
+    """Write and flush; a stderr that takes nothing is no reason to stop."""
     try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except BrokenPipeError:
+        _write(sys.stderr, text)
+    except OSError:
         _silence(sys.stderr)
 
 
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write and flush, with escapes for what the stream's encoding lacks."""
+    if stream is None or stream.closed:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
 def stdout_closed() -> bool:
-    """Whether the reader of stdout has gone away, as `| head` does; if so, stdout is silenced."""
+    """Whether the reader of stdout has gone away, as `| head` does."""
+    descriptor = _descriptor(sys.stdout)
+    if descriptor is None:
+        return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if closed:
-        _silence(sys.stdout)
-    return closed
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _silence(stream: TextIO) -> None:
-    # The interpreter flushes its streams once more at its end; they must be open then.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def hold_descriptors() -> None:
+    """Open /dev/null where stdin, stdout or stderr was closed (`>&-`).
+
+    Otherwise the next file opened would take its number and get what libraries print.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
+def settle() -> None:
+    """Flush stdout and stderr, and drop what cannot be written.
+
+    The interpreter flushes them once more at its end and would complain then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
+
+
+def _silence(stream: TextIO | None) -> None:
+    descriptor = _descriptor(stream)
+    if descriptor is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    """The stream's file descriptor; None if it has none."""
+    try:
+        return None if stream is None or stream.closed else stream.fileno()
+    except OSError:  # as a StringIO says that it has none
+        return None
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether someone looks at the stream; a closed one is no terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def stdout_width() -> int | None:
     """Columns of the terminal (or of $COLUMNS); None when stdout goes to a file or a pipe."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdigit():
         return max(20, shutil.get_terminal_size().columns)
     return None
 
@@ -217,8 +273,7 @@ class Progressor:
         self._stream = stream
         self._quiet = quiet
         self._clock = clock
-        terminal = (stream or sys.stderr).isatty()
-        self._live = terminal and os.environ.get("TERM") != "dumb"
+        self._live = is_terminal(stream or sys.stderr) and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
         self._started: dict[str, tuple[float, int]] = {}
         self._printed = -LINE_SECONDS

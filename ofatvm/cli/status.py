@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def survey(workspace: Path) -> dict[str, Any]:
             holdings = [asdict(holding) for holding in store.holdings()]
             runs = store.runs()
     bundles = sorted(str(manifest.parent) for manifest in workspace.glob("**/manifest.json"))
-    where = "" if workspace == Path(".ofatvm") else f" --workspace {workspace}"
+    where = "" if workspace == Path(".ofatvm") else f" --workspace {shlex.quote(str(workspace))}"
     search = f"ofatvm search --target host{where}"
     return {
         "workspace": str(workspace),
@@ -50,7 +51,7 @@ def survey(workspace: Path) -> dict[str, Any]:
         "measurements": holdings,
         "runs": runs,
         "bundles": bundles,
-        "next": f"ofatvm verify {bundles[-1]}" if bundles else search,
+        "next": f"ofatvm verify {shlex.quote(bundles[-1])}" if bundles else search,
     }
 
 

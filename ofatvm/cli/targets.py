@@ -11,7 +11,7 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.errors import UsageError
 from ofatvm.paths import data_dir
-from ofatvm.target import Target, load_target, parse_target
+from ofatvm.target import Target, load_target
 
 COLUMNS = (
     Column("name", "target", left=True),
@@ -31,13 +31,15 @@ COLUMNS = (
 @common_options
 def command(run: Run, action: str, name: str | None) -> Result:
     """List, show or detect."""
+    from ofatvm.pipeline.setup import resolve_target
+
     if action == "show":
         if name is None:
             raise UsageError("targets show needs a name", hint="see `ofatvm targets`")
-        return show(resolve(name))
+        return show(resolve_target(name))
     if name is not None:
         raise UsageError(f"targets {action} takes no name, got {name[:60]!r}")
-    return show(resolve("host")) if action == "detect" else listing()
+    return show(resolve_target("host")) if action == "detect" else listing()
 
 
 def listing() -> Result:
@@ -51,19 +53,10 @@ def listing() -> Result:
     return Result(data, lambda width: f"{table(rows, COLUMNS, width)}\n\n{hint}")
 
 
-def resolve(text: str) -> Target:
-    """The target that --target TEXT means, which LLVM knows."""
-    from ofatvm.compiler.isa import check_cpu, host_target
-
-    target = host_target() if text.strip() == "host" else parse_target(text)
-    check_cpu(target)
-    return target
-
-
 def show(target: Target) -> Result:
     """One target in full."""
     data = describe(target) | {"tvm": target.to_dict()}
-    data["records"] = [name for name in (target.name, *target.family) if holds_records(name)]
+    data["records"] = [name for name in target.record_names if holds_records(name)]
     facts = {
         "target": target.name,
         **{f"tvm {key}": shown(value) for key, value in target.to_dict().items()},
@@ -98,7 +91,5 @@ def describe(target: Target) -> dict[str, Any]:
 
 def holds_records(name: str) -> bool:
     """Whether tuning records of that name ship with ofatvm."""
-    folder: Path = data_dir("tuning_logs") / name
-    if not folder.is_dir():
-        return False
-    return any(path.is_file() and path.stat().st_size > 0 for path in folder.glob("*.json*"))
+    journal: Path = data_dir("tuning_logs") / name / "trials.jsonl"
+    return journal.is_file() and journal.stat().st_size > 0

@@ -17,15 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ofatvm.bundle.elf import elf_machine
 from ofatvm.compiler import primfunc, schedule
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled
 from ofatvm.compiler.space import VectorUnit, default_config
+from ofatvm.elf import elf_machine
 from ofatvm.errors import BundleError, CompileError
 from ofatvm.target import Target
-
-SYMBOL = "kernel"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.relax import Program
 from ofatvm.compiler.schedule import kernel_shapes
 from ofatvm.device.base import Kind
-from ofatvm.device.timing import Latency, Protocol, Visit, summarise
+from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 from ofatvm.device.visit import (
     KernelSpec,
     initialise,
@@ -109,7 +109,8 @@ class LocalDevice:
                 for i in rng.permutation(len(programs)):
                     done += 1
                     if len(failures[i]) < STRIKES:
-                        self._visit(programs[i], protocol, process, visits[i], failures[i])
+                        where = (process, process * protocol.rounds + number)
+                        self._visit(programs[i], protocol, where, visits[i], failures[i])
                     on_visit(done, total)
                 if number + 1 >= MIN_ROUNDS and self._precise(visits, failures, protocol):
                     break
@@ -117,7 +118,7 @@ class LocalDevice:
             summarise(found, self.reference())
             if found and len(failed) < STRIKES
             else (failed or ["it was never run"])[-1]
-            for found, failed in zip(visits, failures, strict=True)
+            for found, failed in zip(calm_rounds(visits), failures, strict=True)
         ]
 
     def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
@@ -151,7 +152,7 @@ class LocalDevice:
         self,
         program: Program,
         protocol: Protocol,
-        process: int,
+        where: tuple[int, int],
         visits: list[Visit],
         failures: list[str],
     ) -> None:
@@ -171,7 +172,8 @@ class LocalDevice:
             self.check()
             failures.append(str(error))
         else:
-            visits.append(Visit(process, tuple(calls), tuple(calibration)))
+            process, number = where
+            visits.append(Visit(process, tuple(calls), tuple(calibration), number))
 
     def check(self) -> None:
         """Run the calibration kernels; DeviceError if even they fail."""

@@ -18,6 +18,7 @@ from ofatvm.errors import BudgetError
 
 BOOTSTRAP = 1000
 MAX_DRIFT = 1.10
+MIN_CALM = 3
 MAX_HALF_WIDTH = 0.05
 
 
@@ -47,11 +48,15 @@ FINAL = Protocol(processes=5, rounds=7, block_ms=100.0, warmup_ms=50.0)
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Seconds of each call, and the calibration kernels' seconds before and after."""
+    """Seconds of each call, and the calibration kernels' seconds before and after.
+
+    `round` numbers the rounds over all processes.
+    """
 
     process: int
     calls_s: tuple[float, ...]
     calibration_s: tuple[float, float]
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,23 @@ class Latency:
     def half_width(self) -> float:
         """Half of the interval relative to the median."""
         return (self.ci_high_ms - self.ci_low_ms) / 2 / self.latency_ms
+
+
+def calm_rounds(visits: Sequence[Sequence[Visit]]) -> list[list[Visit]]:
+    """The visits of every program without the rounds in which the machine was disturbed.
+
+    A round is disturbed when the calibration kernels ran more than 10 % slower in one of its visits
+    than in the calmest round. It is left out for all programs, never for one, as long as half of
+    the rounds and at least three remain; otherwise everything is kept.
+    """
+    worst: dict[int, float] = {}
+    for visit in (visit for found in visits for visit in found):
+        worst[visit.round] = max(worst.get(visit.round, 0.0), max(visit.calibration_s))
+    limit = MAX_DRIFT * min(worst.values(), default=0.0)
+    calm = {number for number, slowest in worst.items() if slowest <= limit}
+    if len(calm) < max(MIN_CALM, len(worst) / 2):
+        return [list(found) for found in visits]
+    return [[visit for visit in found if visit.round in calm] or list(found) for found in visits]
 
 
 def summarise(visits: Sequence[Visit], reference_s: float) -> Latency:

@@ -20,9 +20,9 @@ import numpy as np
 
 from ofatvm.arch import ArchSpace, find_space
 from ofatvm.errors import ArchError, MissingInputError
+from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.predict.features import BlockTable, SpaceTables
-from ofatvm.predict.files import replace_file
 
 SCHEMA = 1
 PENALTY = 3.0

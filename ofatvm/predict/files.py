@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ofatvm.errors import MissingInputError
+from ofatvm.files import replace_file
 
 SCHEMA = 1
 TREES_FILE, SIDECAR_FILE = "latency.ubj", "latency.json"
@@ -53,16 +53,6 @@ def stale(directory: Path, why: str) -> MissingInputError:
     return MissingInputError(
         f"the latency model in {directory} {why}", hint="fit it again from the measurements"
     )
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -21,9 +21,9 @@ from typing import IO, Any
 
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.errors import BusyError, OfatvmError, RecordError
+from ofatvm.files import replace_file
 
 TRIAL, FINAL = "trial", "final"
-FAILURES = ("build", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +217,3 @@ class Journal:
             file.write(b"\n".join(bad) + b"\n")
         every = [t for group in (self.trials, self.finals) for ts in group.values() for t in ts]
         replace_file(self.path, "".join(trial.to_line() for trial in every).encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file whole: temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
+from ofatvm.files import replace_file
 from ofatvm.target import Target
-from ofatvm.tuning.journal import Journal, Trial, replace_file
+from ofatvm.tuning.journal import Journal, Trial
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ofatvm.bundle.elf import elf_machine, host_machine, machine_of
+from ofatvm.elf import elf_machine, host_machine, machine_of
 from ofatvm.errors import BundleError
 from tests.bundle.making import Tiny
 

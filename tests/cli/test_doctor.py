@@ -20,7 +20,7 @@ def test_a_sound_machine_passes(ofatvm: Ofatvm) -> None:
     checks = {check["name"]: check for check in answer.json["checks"]}
     assert checks["apache-tvm-ffi"]["found"] == "0.1.14.post1"
     assert checks["apache-tvm-ffi"]["status"] == "ok"
-    assert {"python", "torch", "C++ compiler", "CPU cores", "free disk"} <= set(checks)
+    assert {"python", "torch", "ld", "cc", "C++ compiler", "CPU cores", "free disk"} <= set(checks)
     assert "pytest" not in checks
 
 
@@ -65,12 +65,32 @@ def test_a_missing_package_is_exit_5(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyP
     assert "needed and not there: torch" in answer.err
 
 
-def test_no_compiler_is_exit_5(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+@pytest.mark.parametrize(
+    ("there", "lacking", "hint"),
+    [
+        ({"cc", "g++"}, "ld", "apt install binutils"),
+        ({"ld", "g++"}, "cc", "apt install gcc"),
+        (set(), "ld, cc", "apt install binutils; apt install gcc"),
+    ],
+)
+def test_no_linker_is_exit_5(
+    ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch, there: set[str], lacking: str, hint: str
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name if name in there else None)
     answer = ofatvm("doctor")
     assert answer.code == 5
-    assert "C++ compiler" in answer.err
-    assert "apt install g++" in answer.err
+    assert answer.err == f"error: needed and not there: {lacking} ({hint})\n"
+
+
+def test_a_cpp_compiler_is_optional(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", {"ld": "/bin/ld", "cc": "/bin/cc"}.get)
+    answer = ofatvm("doctor", "--json")
+    assert answer.code == 0
+    checks = {check["name"]: check for check in answer.json["checks"]}
+    assert checks["ld"]["found"] == "/bin/ld"
+    assert checks["C++ compiler"]["found"] == "none"
+    assert checks["C++ compiler"]["hint"] == "apt install g++"
 
 
 def test_a_version_off_the_lock_is_a_warning() -> None:
@@ -95,6 +115,11 @@ def test_status_of_nothing_makes_nothing(ofatvm: Ofatvm, tmp_path: Path) -> None
     answer = ofatvm("status", "--workspace", workspace)
     assert (answer.code, workspace.exists()) == (0, False)
     assert f"next: ofatvm search --target host --workspace {workspace}" in answer.out
+
+
+def test_what_status_says_next_can_be_typed(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    data = ofatvm("status", "--workspace", tmp_path / "my files", "--json").json
+    assert data["next"].endswith(f"--workspace '{tmp_path}/my files'")
 
 
 def test_status_counts(ofatvm: Ofatvm, tmp_path: Path, make_measurement: Any) -> None:

@@ -212,6 +212,140 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
     assert done.returncode == 1
 
 
+def in_shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, redirected by the shell."""
+    code = "import sys; from ofatvm.cli.main import main; sys.exit(main())"
+    script = f'exec "$@" {redirection}'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+BOGUS = ("describe", "bogus", "--target", "x86-64-v2")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "line"),
+    [
+        (">&-", 2, "error: cannot use stdout: Bad file descriptor"),
+        (">&- <&-", 2, "error: cannot use stdout: Bad file descriptor"),
+        ("1</dev/null", 2, "error: cannot use stdout: Bad file descriptor"),
+        (">/dev/full", 1, "error: no space left on the disk for stdout (free some)"),
+        ("> >(exec true)", None, None),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        ("2</dev/null", 0, ""),
+        (">&- 2>&-", 2, ""),
+        ("<&- >&- 2>&-", 2, ""),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_a_stream_that_takes_nothing_is_no_traceback(
+    redirection: str, code: int | None, line: str | None, as_json: bool
+) -> None:
+    done = in_shell(redirection, "status", *(["--json"] if as_json else []))
+    if code is None:  # the reader may be quicker than we are, or not
+        assert (done.returncode, done.stderr) in [(0, ""), (1, "")]
+        return
+    assert (done.returncode, done.stderr) == (code, f"{line}\n" if line else "")
+
+
+@pytest.mark.parametrize("redirection", [">&-", "1</dev/null", ">/dev/full", ">&- 2>/dev/full"])
+def test_an_error_that_stdout_does_not_take_goes_to_stderr(redirection: str) -> None:
+    done = in_shell(redirection, *BOGUS, "--json")
+    assert done.returncode == 2
+    if "2>" in redirection:
+        assert done.stderr == ""
+        return
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "bogus" in done.stderr
+
+
+def test_an_error_whose_reader_left_is_one_line() -> None:
+    code = "import sys; from ofatvm.cli.main import main; sys.exit(main())"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *BOGUS, "--json"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("arguments", [("targets",), ("targets", "--json"), ("--help",), ("what",)])
+@pytest.mark.parametrize("make", [lambda: None, closed, io.StringIO], ids=["none", "closed", "ok"])
+def test_streams_of_any_kind_do(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", make())
+    monkeypatch.setattr(sys, "stderr", make())
+    code = main_module.main(arguments)
+    if isinstance(sys.stdout, io.StringIO) and not sys.stdout.closed:
+        assert code == (2 if arguments == ("what",) else 0)
+    else:
+        assert code in (0, 1, 2)
+
+
+def test_characters_that_stdout_lacks_are_escaped(
+    body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body(lambda run, **options: Result({}, lambda width: "2é3 \udcff"))
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main_module.main(["try"]) == 0
+    assert raw.getvalue() == b"2\\xe93 \\udcff\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("workspace", "said"),
+    [
+        ("", "--workspace is empty"),
+        ("  ", "--workspace is empty"),
+        ("file", "file is not a folder"),
+        ("file/below/it", "file is not a folder"),
+        ("dangling", "dangling is not a folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "doctor", "targets"])
+def test_a_workspace_that_cannot_be_is_exit_2(
+    ofatvm: Ofatvm,
+    tmp_path: Path,
+    monkeypatch: Any,
+    command: str,
+    workspace: str,
+    said: str,
+    as_json: bool,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    answer = ofatvm(command, "--workspace", workspace, *(["--json"] if as_json else []))
+    assert answer.code == 2
+    if as_json:
+        assert said in answer.json["error"]["message"]
+        assert answer.err == ""
+    else:
+        assert (answer.out, answer.err.count("\n")) == ("", 1)
+        assert said in answer.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_exit_130(number: signal.Signals) -> None:
     code = """

@@ -32,11 +32,10 @@ def test_records_are_seen(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).mkdir()
         (tmp_path / name / "trials.jsonl").write_text(content)
     monkeypatch.setattr(targets, "data_dir", lambda kind: tmp_path)
-    assert [targets.holds_records(name) for name in ("full", "empty", "none")] == [
-        True,
-        False,
-        False,
-    ]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "target.json").write_text("{}")
+    held = [targets.holds_records(name) for name in ("full", "empty", "none", "other")]
+    assert held == [True, False, False, False]
 
 
 def test_one_in_full(ofatvm: Ofatvm) -> None:
@@ -59,6 +58,13 @@ def test_a_string_is_shown_too(ofatvm: Ofatvm) -> None:
     assert answer.code == 0
     assert answer.json["target"]["tvm"]["mcpu"] == "cortex-a72"
     assert answer.json["target"]["records"] == []
+
+
+def test_the_triple_of_a_foreign_cpu_is_filled_in(ofatvm: Ofatvm) -> None:
+    answer = ofatvm("targets", "show", "llvm -mcpu=cortex-a72", "--json")
+    assert answer.code == 0
+    assert answer.json["target"]["mtriple"] == "aarch64-linux-gnu"
+    assert answer.json["target"]["tvm"]["mtriple"] == "aarch64-linux-gnu"
 
 
 def test_this_machine(ofatvm: Ofatvm) -> None:

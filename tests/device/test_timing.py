@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ofatvm.device.timing import FINAL, SAMPLE, Protocol, Visit, summarise
+from ofatvm.device.timing import FINAL, SAMPLE, Protocol, Visit, calm_rounds, summarise
 from ofatvm.errors import BudgetError
 
 LEVELS = (1.90, 1.95, 2.00, 2.05, 2.10)
@@ -98,3 +98,18 @@ def test_a_protocol_has_positive_numbers_only(field: str, value: int) -> None:
 def test_finals_are_measured_more_thoroughly_than_samples() -> None:
     assert FINAL.processes >= 5
     assert FINAL.processes * FINAL.rounds > SAMPLE.processes * SAMPLE.rounds
+
+
+def test_disturbed_round_is_left_out_for_every_program():
+    def rounds(slow: dict[int, float], ms: float) -> list[Visit]:
+        return [
+            Visit(0, (ms / 1e3,) * 5, (slow.get(number, 1.0),) * 2, number) for number in range(6)
+        ]
+
+    kept = calm_rounds([rounds({4: 1.5}, 2.0), rounds({}, 3.0)])
+    assert [[visit.round for visit in found] for found in kept] == [[0, 1, 2, 3, 5]] * 2
+
+
+def test_machine_that_is_never_calm_keeps_all_rounds():
+    noisy = [Visit(0, (0.002,), (1.0 + 0.2 * number,) * 2, number) for number in range(6)]
+    assert calm_rounds([noisy]) == [noisy]

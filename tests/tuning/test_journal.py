@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.errors import BusyError, OfatvmError, RecordError
-from ofatvm.tuning.journal import FINAL, Journal, Trial, parse_line, replace_file
+from ofatvm.files import replace_file
+from ofatvm.tuning.journal import FINAL, Journal, Trial, parse_line
 
 TRIALS = [
     Trial("pointwise_7x7x8_8", ScheduleConfig(1, 7, 1, 8), (1.5e-6, 1.25e-6, 1.75e-6)),

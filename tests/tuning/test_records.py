@@ -223,8 +223,18 @@ def test_a_folder_belongs_to_one_target(tmp_path: Path) -> None:
 def test_find_records_looks_at_the_owner(tmp_path: Path) -> None:
     keep(tmp_path / TARGET.name, trial(SMALL, 1, 0.3))
     write_owner(tmp_path / TARGET.name, replace(TARGET, mcpu="znver3"), UNIT)
-    with pytest.raises(RecordError, match="znver3"):
-        find_records(TARGET, [tmp_path])
+    found = find_records(TARGET, [tmp_path])
+    assert found.configs == {}
+    assert found.foreign == (tmp_path / TARGET.name,)
+
+
+def test_records_made_with_fewer_threads_are_kept_apart_and_come_first(tmp_path: Path) -> None:
+    target = replace(TARGET, num_cores=4, threads=2)
+    few, all_cores = trial(SMALL, 1, 0.3), trial(SMALL, 2, 0.1)
+    keep(tmp_path / f"{TARGET.name}-2-threads", few)
+    keep(tmp_path / TARGET.name, all_cores)
+    assert find_records(target, [tmp_path]).configs == {SMALL.key: few.config}
+    assert find_records(target.with_threads(4), [tmp_path]).configs == {SMALL.key: all_cores.config}
 
 
 @pytest.mark.parametrize(
