@@ -32,7 +32,7 @@ from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import ErrorReport, error_report
 from ofatvm.store import Store
 
-PROTOCOL = Protocol(processes=1, rounds=9, block_ms=60.0, warmup_ms=15.0, half_width=0.004)
+PROTOCOL = Protocol(processes=1, rounds=15, block_ms=60.0, warmup_ms=10.0, half_width=0.004)
 
 
 def say(event: Event) -> None:
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--train", type=int, default=100)
     parser.add_argument("--test", type=int, default=50)
+    parser.add_argument("--passes", type=int, default=2, help="times each subnet is measured")
     parser.add_argument("--workspace", type=Path, default=Path(".ofatvm/benchmark"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -75,10 +76,22 @@ def main() -> None:
         kernel_ms = kernel_times(setup, store, device, compile_space(setup), on_event=say)
         rng = np.random.default_rng(options.seed)
         archs = setup.space.from_rows(setup.space.sample_rows(rng, options.train + options.test))
-        found = measure(
-            setup, store, device, archs, source="benchmark", protocol=PROTOCOL, on_event=say
-        )
-        rows, latency = setup.space.to_rows(archs), latencies_ms(found)
+        found, passes = [], []
+        for number in range(options.passes):
+            # Each pass in another order, so that no subnet always shares its minutes with another.
+            order = np.random.default_rng(number).permutation(len(archs))
+            measured = measure(
+                setup,
+                store,
+                device,
+                [archs[i] for i in order],
+                source=f"benchmark-{number}",
+                protocol=PROTOCOL,
+                on_event=say,
+            )
+            found += measured
+            passes.append(latencies_ms(measured)[np.argsort(order)])
+        rows, latency = setup.space.to_rows(archs), np.exp(np.log(passes).mean(axis=0))
         known = kernel_ms(rows)
         train, test = slice(0, options.train), slice(options.train, None)
         model = LatencyModel.fit(
@@ -108,6 +121,7 @@ def main() -> None:
         "test": options.test,
         "latency_ms": [float(np.min(latency)), float(np.median(latency)), float(np.max(latency))],
         "measured_half_width_percent": 100 * float(np.median(spread)),
+        "passes_differ_percent": 100 * float(np.median(np.ptp(np.log(passes), axis=0))),
         "unstable": sum(m.unstable for m in found),
         "kernel_sum_share": float(np.median(known / latency)),
         "versions": {n: metadata.version(n) for n in ("ofatvm", "apache-tvm", "xgboost", "numpy")},

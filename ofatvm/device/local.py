@@ -22,6 +22,7 @@ from ofatvm.device.base import Kind
 from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 from ofatvm.device.visit import (
     KernelSpec,
+    ProgramSpec,
     initialise,
     reference_time,
     time_kernels,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 VISIT_TIMEOUT_S = 60.0
 START_S = 180.0
 STRIKES = 2
-KERNEL_MS = 30.0
+KERNEL_MS = 25.0
+KERNEL_PASSES = 3
 KERNELS_PER_JOB = 20
 MIN_ROUNDS = 3
 
@@ -50,15 +52,25 @@ class LocalDevice:
     kind: Kind = "measured"
 
     def __init__(
-        self, threads: int, calibration: Sequence[Kernel], reference_s: float | None = None
+        self,
+        threads: int,
+        calibration: Sequence[Kernel],
+        reference_s: float | None = None,
+        *,
+        yardstick: Program | None = None,
+        yardstick_s: float | None = None,
     ) -> None:
-        """`calibration`: the kernels every visit is normalised by; `reference_s`: their usual time.
+        """`calibration`: kernels that kernel times are normalised by; `reference_s`: their time.
 
-        Without a reference, it is taken when it is first needed; see `reference`.
+        Visits are normalised by the `yardstick`, a network that is disturbed by what disturbs
+        networks, whose usual time is `yardstick_s`; without one, by the kernels too. References
+        that are not given are taken when they are first needed.
         """
         self.threads = threads
         self.calibration = [kernel_spec(kernel) for kernel in calibration]
         self.reference_s = reference_s
+        self.yardstick = None if yardstick is None else program_spec(yardstick)
+        self.yardstick_s = yardstick_s
         self._pool: PopenPoolExecutor | None = None
         self._lock: int | None = None
 
@@ -98,13 +110,14 @@ class LocalDevice:
         """See `Device.measure`. A program that fails twice is given up; the others go on."""
         if not programs:
             return []
-        self.reference()
+        reference = self.visit_reference()
         rng = np.random.default_rng(seed)
         visits: list[list[Visit]] = [[] for _ in programs]
         failures: list[list[str]] = [[] for _ in programs]
         total, done = protocol.processes * protocol.rounds * len(programs), 0
         for process in range(protocol.processes):
-            self._restart()
+            if protocol.processes > 1:
+                self._restart()
             for number in range(protocol.rounds):
                 for i in rng.permutation(len(programs)):
                     done += 1
@@ -115,20 +128,23 @@ class LocalDevice:
                 if number + 1 >= MIN_ROUNDS and self._precise(visits, failures, protocol):
                     break
         return [
-            summarise(found, self.reference())
+            summarise(found, reference)
             if found and len(failed) < STRIKES
             else (failed or ["it was never run"])[-1]
             for found, failed in zip(calm_rounds(visits), failures, strict=True)
         ]
 
     def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
-        """See `Device.time_kernels`; normalised like the latencies. DeviceError if one fails."""
-        if not kernels:
-            return {}
+        """See `Device.time_kernels`; DeviceError if one fails.
+
+        The least of some passes, each divided by how much slower than their reference the
+        calibration kernels ran beside it.
+        """
         reference = self.reference()
         result: dict[str, float] = {}
-        for start in range(0, len(kernels), KERNELS_PER_JOB):
-            chunk = kernels[start : start + KERNELS_PER_JOB]
+        for start in range(0, len(kernels) * KERNEL_PASSES, KERNELS_PER_JOB):
+            places = range(start, min(start + KERNELS_PER_JOB, len(kernels) * KERNEL_PASSES))
+            chunk = [kernels[place % len(kernels)] for place in places]
             specs = [kernel_spec(kernel) for kernel in chunk]
             try:
                 times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
@@ -139,7 +155,8 @@ class LocalDevice:
                     hint=f"delete {chunk[0].path.parent}, so that they are compiled anew",
                 ) from None
             for kernel, seconds in zip(chunk, times, strict=True):
-                result[kernel.digest] = seconds * 1e3 / max(1.0, calibration / reference)
+                normal_ms = seconds * 1e3 / max(1.0, calibration / reference)
+                result[kernel.digest] = min(normal_ms, result.get(kernel.digest, normal_ms))
         return result
 
     def reference(self) -> float:
@@ -147,6 +164,14 @@ class LocalDevice:
         if self.reference_s is None:
             self.reference_s = float(self._calibrate(reference_time, self.calibration))
         return self.reference_s
+
+    def visit_reference(self) -> float:
+        """Seconds that what visits are normalised by takes undisturbed."""
+        if self.yardstick is None:
+            return self.reference()
+        if self.yardstick_s is None:
+            self.yardstick_s = float(self._calibrate(reference_time, self.yardstick))
+        return self.yardstick_s
 
     def _visit(
         self,
@@ -159,10 +184,8 @@ class LocalDevice:
         try:
             calls, calibration = self._call(
                 visit_program,
-                str(program.path),
-                [str(kernel.path) for kernel in program.kernels],
-                list(program.shapes),
-                self.calibration,
+                program_spec(program),
+                self.yardstick or self.calibration,
                 protocol.warmup_ms,
                 protocol.block_ms,
             )
@@ -197,7 +220,7 @@ class LocalDevice:
         fine = [v for v, f in zip(visits, failures, strict=True) if len(f) < STRIKES and v]
         return all(
             len(found) >= MIN_ROUNDS
-            and summarise(found, self.reference()).half_width <= protocol.half_width
+            and summarise(found, self.visit_reference()).half_width <= protocol.half_width
             for found in fine
         )
 
@@ -249,6 +272,12 @@ def _open_lock(path: Path) -> int:
 
 class _CandidateError(Exception):
     """A program or kernel failed; whether it or the device is to blame is still open."""
+
+
+def program_spec(program: Program) -> ProgramSpec:
+    """A program as the child process gets it."""
+    kernels = [str(kernel.path) for kernel in program.kernels]
+    return str(program.path), kernels, list(program.shapes)
 
 
 def kernel_spec(kernel: Kernel) -> KernelSpec:

@@ -42,7 +42,7 @@ class Protocol:
             raise BudgetError(f"every number of a measuring protocol must be positive: {self}")
 
 
-SAMPLE = Protocol(processes=1, rounds=5, block_ms=40.0, warmup_ms=10.0)
+SAMPLE = Protocol(processes=1, rounds=4, block_ms=30.0, warmup_ms=8.0)
 FINAL = Protocol(processes=5, rounds=7, block_ms=100.0, warmup_ms=50.0)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -28,28 +29,59 @@ from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
 GROUP = 8
+TIMED_AT_ONCE = 60
 VERSIONS = ("apache-tvm", "apache-tvm-ffi", "ofatvm")
 
 
 @contextmanager
 def local_device(setup: Setup, store: Store) -> Iterator[LocalDevice]:
-    """The local device, with the calibration kernels' reference time that the workspace keeps.
+    """The local device, with the reference times that the workspace keeps.
 
-    The reference is taken once per target and thread count, and kept before anything is measured
-    by it, so that latencies of different days and of interrupted runs can be compared.
+    References are taken once per target and thread count, and kept before anything is measured by
+    them, so that latencies of different days and of interrupted runs can be compared.
     """
     require_local(setup)
     kernels = setup.library.require(CALIBRATION)
+    yardstick = yardstick_program(setup)
     run = _state_key(setup)
-    key = library_digest(kernels.values())
-    reference = store.get_state(run, f"reference-{key}")
+    keys = [
+        f"reference-{library_digest(kernels.values())}",
+        f"yardstick-{setup.resolution}-{library_digest(yardstick.kernels)}",
+    ]
+    references = [store.get_state(run, key) for key in keys]
     device = LocalDevice(
-        setup.target.threads, [kernels[workload] for workload in CALIBRATION], reference
+        setup.target.threads,
+        [kernels[workload] for workload in CALIBRATION],
+        references[0],
+        yardstick=yardstick,
+        yardstick_s=references[1],
     )
     with device:
-        if reference is None:
-            store.put_state(run, f"reference-{key}", device.reference())
+        for key, held, take in zip(
+            keys, references, (device.reference, device.visit_reference), strict=True
+        ):
+            if held is None:
+                store.put_state(run, key, take())
         yield device
+
+
+def yardstick_program(setup: Setup) -> Program:
+    """A network of middling size, the same for every run: what visits are normalised by.
+
+    Neighbours on a shared machine slow memory and caches more than arithmetic, so that only
+    something with a network's mix of both tells by how much.
+    """
+    space = setup.space
+    middle = {
+        name: choices[len(choices) // 2]
+        for name, choices in (
+            ("kernel", space.kernels),
+            ("expand", space.expands),
+            ("depth", space.depths),
+        )
+    }
+    arch = space.uniform(**middle, resolution=setup.resolution)
+    return programs_for(setup, [arch], folder=setup.workspace / "kernels" / "yardsticks")[0]
 
 
 def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> list[Kernel]:
@@ -58,8 +90,9 @@ def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -
 
     started = monotonic()
     workloads = [use.workload for use in space_workloads(setup.space, setup.resolution)]
-    missing = setup.library.missing([*workloads, *CALIBRATION])
-    on_event(StageStarted("compile", len(missing), f"{len(missing)} of {len(workloads)} kernels"))
+    every = {*workloads, *CALIBRATION}
+    missing = setup.library.missing(every)
+    on_event(StageStarted("compile", len(missing), f"{len(missing)} of {len(every)} kernels"))
     for start in range(0, len(missing), 40):
         setup.library.require(kernel.workload for kernel in missing[start : start + 40])
         on_event(Progress("compile", min(start + 40, len(missing)), len(missing)))
@@ -86,10 +119,10 @@ def kernel_times(
     if new:
         started = monotonic()
         on_event(StageStarted("kernels", len(new), "each kernel timed alone"))
-        for start in range(0, len(new), 20):
-            known |= device.time_kernels(new[start : start + 20])
+        for start in range(0, len(new), TIMED_AT_ONCE):
+            known |= device.time_kernels(new[start : start + TIMED_AT_ONCE])
             store.put_state(run, "kernel-times", known)
-            on_event(Progress("kernels", min(start + 20, len(new)), len(new)))
+            on_event(Progress("kernels", min(start + TIMED_AT_ONCE, len(new)), len(new)))
         on_event(StageFinished("kernels", f"{len(new)} timed", monotonic() - started))
     times = {kernel.workload: known[kernel.digest] for kernel in kernels}
     return additive_times(setup, times)
@@ -105,10 +138,12 @@ def additive_times(setup: Setup, times: dict[Workload, float]) -> BlockTable:
     return table
 
 
-def programs_for(setup: Setup, archs: Sequence[Arch]) -> list[Program]:
+def programs_for(
+    setup: Setup, archs: Sequence[Arch], *, folder: Path | None = None
+) -> list[Program]:
     """Programs for measuring, built in the setup's worker processes."""
     kernels = setup.library.require(setup.workloads(archs))
-    folder = setup.workspace / "programs" / setup.target.fingerprint
+    folder = folder or setup.workspace / "programs" / setup.target.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[Future[Program]] = []
     for arch in archs:

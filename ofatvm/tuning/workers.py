@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +76,17 @@ class Workers:
             initializer=_initialise,
             initargs=(1,),
             maximum_process_uses=BUILDS_PER_WORKER,
+            # What a candidate or an interrupt makes a worker print belongs on nobody's screen.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self._run_pool = PopenPoolExecutor(
             max_workers=1,
             timeout=RUN_TIMEOUT_S,
             initializer=_initialise,
             initargs=(self.unit.threads,),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         return self
 

@@ -136,7 +136,7 @@ cases(
     (describe("mbv3w1.0"), "not an architecture"),
     (describe("mbv3w1.0/128"), "not an architecture"),
     (describe(ARCH.replace("mbv3w1.0", "resnet")), "resnet"),
-    (describe(ARCH.replace("mbv3w1.0", "mbv3w1.2")), "mbv3w1.2"),
+    (describe(ARCH.replace("mbv3w1.0", "mbv3w1.2"), "--space", "mbv3w1.0"), "mbv3w1.2"),
     (describe(ARCH.replace("/128/", "/127/")), "127"),
     (describe(ARCH.replace("/128/", "/99999/")), "99999"),
     (describe(ARCH.replace("/128/", "/١٢٨/")), "not an architecture"),
@@ -172,11 +172,11 @@ cases(
             ({"d": [5] * 5}, "depth"),
             ({"d": [2] * 4}, "depths"),
             ({"d": [-1] * 5}, "depth"),
-            ({"d": [10**30] * 5}, "depth"),
+            ({"d": [10**30] * 5}, "lists"),
             ({"r": 127}, "127"),
             ({"r": "128"}, "lists"),
             ({"r": [128, 160]}, "lists"),
-            ({"r": -(10**25)}, "resolution"),
+            ({"r": -(10**25)}, "lists"),
             ({"wid": 1.2}, "wid"),
             ({"color": 1}, "color"),
         )
@@ -220,7 +220,6 @@ cases(
     (compiled("--workspace", "{}/noise"), "damaged"),
     (("status", "--workspace", "{}/corrupt"), "damaged"),
     (describe(ARCH, "--tuning-logs", "{}/damaged"), "target.json is damaged"),
-    (describe(ARCH, "--tuning-logs", "{}/other"), "holds records of"),
     (("tune", "--target", "x86-64-v2", "--tuning-logs", "{}/file"), "file"),
     (("tune", "--target", "x86-64-v2", "--tuning-logs", "{}/damaged"), "target.json is damaged"),
     (("verify", "{}/bundle"), "manifest.json"),
@@ -271,6 +270,18 @@ def test_bad_input_is_one_line(
         message = lines[0]
     assert said in message
     assert not Path("exploded").exists()
+
+
+@pytest.mark.usefixtures("place")
+def test_records_of_another_target_are_a_warning_and_not_used(
+    ofatvm: Callable[..., Any], files: Path
+) -> None:
+    words = ("describe", ARCH, "--target", "x86-64-v2", "--tuning-logs", files / "other")
+    answer = ofatvm(*words, "--json")
+    assert answer.code == 0
+    assert "warning: " in answer.err
+    assert "another target" in answer.err
+    assert answer.json["coverage"] == 0
 
 
 @pytest.mark.usefixtures("place")

@@ -35,7 +35,7 @@ def test_json_lines(describe: Ofatvm) -> None:
     assert set(small) == {
         *("arch", "resolution", "macs", "params", "weight_bytes", "peak_memory_bytes"),
         *("workloads", "coverage", "predicted_top1_percent"),
-        *("predicted_latency_ms", "predicted_low_ms", "predicted_high_ms"),
+        *("predicted_latency_ms", "predicted_low_ms", "predicted_high_ms", "target", "threads"),
     }
     assert (small["arch"], small["resolution"]) == (SMALL, 128)
     assert small["predicted_top1_percent"] is None

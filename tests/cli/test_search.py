@@ -52,6 +52,7 @@ def found(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Of
     monkeypatch.setattr(setup, "prepare", prepare)
     monkeypatch.setattr(measure, "local_device", local_device)
     monkeypatch.setattr(ship, "ship", shipped)
+    monkeypatch.setattr(ship, "shipped_weights", lambda bundle: "untrained")
     monkeypatch.setattr(latency, "FEATURE_PENALTIES", (300.0,))
     monkeypatch.setattr(latency, "BLOCK_PENALTIES", (30.0,))
 

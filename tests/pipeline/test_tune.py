@@ -51,7 +51,7 @@ def test_records_and_coverage(setup: Setup) -> None:
     assert records == FEW
     assert covered == pytest.approx(sum(use.share for use in uses[:FEW]))
     folder = tuning_folder(setup)
-    assert folder == setup.tuning_logs / setup.target.name
+    assert folder == setup.tuning_logs / setup.target.record_names[0]
     assert len((folder / RECORDS_FILE).read_bytes().splitlines()) == FEW
     assert (folder / "target.json").is_file()
 
@@ -102,7 +102,7 @@ def test_another_targets_folder_is_left_alone(setup: Setup) -> None:
     write_owner(folder, replace(setup.target, mcpu="x86-64-v3"), UNIT)
     with pytest.raises(RecordError, match="holds records of") as caught:
         tune_space(setup, [128], trials_per_workload=1)
-    assert "another name" in caught.value.hint
+    assert "another --tuning-logs" in caught.value.hint
     assert not (folder / RECORDS_FILE).exists()
 
 
