@@ -64,7 +64,7 @@ class Latency:
     """What a program's visits say, normalised by the calibration kernels; milliseconds.
 
     `ci_low_ms`..`ci_high_ms`: 95 % bootstrap interval of the median. `calibration_ratio`: the
-    machine's speed in these visits relative to the reference. `unstable`: the calibration kernels
+    machine's speed in these visits relative to the reference. `unstable`: the yardstick
     drifted by more than 10 % among the visits, or the interval is wider than 5 % to a side.
     """
 
@@ -111,7 +111,7 @@ def summarise(visits: Sequence[Visit], reference_s: float) -> Latency:
     )
     low, high = _bootstrap(normal, np.array([visit.process for visit in visits]))
     latency = float(np.median(normal))
-    drifted = bool(slowdowns.max() / slowdowns.min() > MAX_DRIFT)
+    calmest, busiest = np.percentile(slowdowns, (10, 90))
     return Latency(
         latency_ms=latency,
         p90_ms=float(np.percentile(calls, 90) * 1e3),
@@ -121,7 +121,7 @@ def summarise(visits: Sequence[Visit], reference_s: float) -> Latency:
         visits_ms=tuple(float(value) for value in normal),
         calls=len(calls),
         calibration_ratio=float(1 / np.median(slowdowns)),
-        unstable=drifted or bool((high - low) / 2 / latency > MAX_HALF_WIDTH),
+        unstable=bool(busiest / calmest > MAX_DRIFT or (high - low) / 2 / latency > MAX_HALF_WIDTH),
     )
 
 

@@ -43,7 +43,7 @@ class SearchConfig:
     seed: int = 0
     sample: int = 48
     per_round: int = 12
-    rounds: int = 4
+    rounds: int = 10
     finalists: int = 8
     population: int = 500
     generations: int = 40
