@@ -61,11 +61,12 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What a program's visits say, normalised by the calibration kernels; milliseconds.
+    """What a program's visits say, normalised by the yardstick; milliseconds.
 
     `ci_low_ms`..`ci_high_ms`: 95 % bootstrap interval of the median. `calibration_ratio`: the
-    machine's speed in these visits relative to the reference. `unstable`: the yardstick
-    drifted by more than 10 % among the visits, or the interval is wider than 5 % to a side.
+    machine's speed in these visits relative to the reference. `unstable`: the yardstick drifted by
+    more than 10 % between the calmest and the busiest tenth of the visits, or the interval is wider
+    than 5 % to a side.
     """
 
     latency_ms: float
@@ -111,7 +112,7 @@ def summarise(visits: Sequence[Visit], reference_s: float) -> Latency:
     )
     low, high = _bootstrap(normal, np.array([visit.process for visit in visits]))
     latency = float(np.median(normal))
-    calmest, busiest = np.percentile(slowdowns, (10, 90))
+    calmest, busiest = np.percentile(slowdowns, (10, 90), method="nearest")
     return Latency(
         latency_ms=latency,
         p90_ms=float(np.percentile(calls, 90) * 1e3),

@@ -47,9 +47,10 @@ def test_the_headline_is_the_median_of_visits_and_of_calls() -> None:
         ([visit(2.0), visit(2.0, slow=1.09)], False),
         ([visit(2.0), visit(2.0, slow=1.12)], True),
         ([visit(2.0), visit(2.5), visit(1.6), visit(2.2), visit(1.8)], True),
+        ([visit(2.0), *[visit(2.0, slow=1.2)] * 9, visit(2.0, slow=1.21)], False),
         ([visit(2.0)], False),
     ],
-    ids=["quiet", "little drift", "drift", "spread", "one visit"],
+    ids=["quiet", "little drift", "drift", "spread", "one stray visit", "one visit"],
 )
 def test_drift_and_spread_are_flagged(visits: list[Visit], unstable: bool) -> None:
     assert summarise(visits, 1.0).unstable is unstable
