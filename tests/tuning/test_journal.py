@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -223,62 +224,53 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
         Journal.read(tmp_path).append(TRIALS)
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[int], None]]:
-    """Limit the size of files, so that writing past it fails half-way, as on a full disk."""
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Limit the size of files, so that writing past it fails half-way, as on a full disk.
 
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
+    Only for the call that is to fail: the limit is the test runner's too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield limit
-    limit(before[0])
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(
-    tmp_path: Path, small_disk: Callable[[int], None]
-) -> None:
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     path = written(tmp_path, TRIALS[:3])
     size = path.stat().st_size
     with Journal.open(tmp_path) as journal:
         for room in (0, 1, 50, 500):
-            small_disk(size + room)
-            with pytest.raises(OfatvmError, match="cannot write"):
+            with small_disk(size + room), pytest.raises(OfatvmError, match="cannot write"):
                 journal.append(TRIALS * 100)
             assert path.stat().st_size == size
             assert every(journal) == TRIALS[:3]
-        small_disk(resource.RLIM_INFINITY)
         journal.append(TRIALS[3:])
     journal = Journal.read(tmp_path)
     assert every(journal) == TRIALS
     assert journal.damaged == 0
 
 
-def test_a_repair_that_fails_changes_nothing_and_holds_no_lock(
-    tmp_path: Path, small_disk: Callable[[int], None]
-) -> None:
+def test_a_repair_that_fails_changes_nothing_and_holds_no_lock(tmp_path: Path) -> None:
     path = written(tmp_path)
     path.write_bytes(path.read_bytes() + b"torn")
     before = path.read_bytes()
-    small_disk(100)
-    with pytest.raises(OSError, match="File too large"):
+    with small_disk(100), pytest.raises(OSError, match="File too large"):
         Journal.open(tmp_path)
     assert path.read_bytes() == before
     assert not list(tmp_path.glob(".trials*"))
-    small_disk(resource.RLIM_INFINITY)
     with Journal.open(tmp_path) as journal:
         assert every(journal) == TRIALS
 
 
-def test_replacing_a_file_is_all_or_nothing(
-    tmp_path: Path, small_disk: Callable[[int], None]
-) -> None:
+def test_replacing_a_file_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, b"old")
-    small_disk(1000)
-    with pytest.raises(OSError, match="File too large"):
+    with small_disk(1000), pytest.raises(OSError, match="File too large"):
         replace_file(path, b"new" * 1000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
