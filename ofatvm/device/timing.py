@@ -1,9 +1,9 @@
 """The measuring protocol: how visits to a device become one latency with its spread.
 
-A *visit* runs one program for a block of calls, between two runs of the calibration kernels. Visits
+A *visit* runs one program for a block of calls, between two runs of a yardstick. Visits
 of several programs are interleaved in random order, in rounds, in one or more fresh processes. A
 visit's latency is the median of its calls divided by how much slower than their reference the
-calibration kernels ran; the headline is the median over visits, its interval a bootstrap over
+yardstick ran; the headline is the median over visits, its interval a bootstrap over
 visits.
 """
 
@@ -48,7 +48,7 @@ FINAL = Protocol(processes=5, rounds=7, block_ms=100.0, warmup_ms=50.0)
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Seconds of each call, and the calibration kernels' seconds before and after.
+    """Seconds of each call, and the yardstick's seconds before and after.
 
     `round` numbers the rounds over all processes.
     """
@@ -88,7 +88,7 @@ class Latency:
 def calm_rounds(visits: Sequence[Sequence[Visit]]) -> list[list[Visit]]:
     """The visits of every program without the rounds in which the machine was disturbed.
 
-    A round is disturbed when the calibration kernels ran more than 10 % slower in one of its visits
+    A round is disturbed when the yardstick ran more than 10 % slower in one of its visits
     than in the calmest round. It is left out for all programs, never for one, as long as half of
     the rounds and at least three remain; otherwise everything is kept.
     """
@@ -103,7 +103,7 @@ def calm_rounds(visits: Sequence[Sequence[Visit]]) -> list[list[Visit]]:
 
 
 def summarise(visits: Sequence[Visit], reference_s: float) -> Latency:
-    """Combine one program's visits; `reference_s` is the calibration kernels' undisturbed time."""
+    """Combine one program's visits; `reference_s` is the yardstick's undisturbed time."""
     slowdowns = np.array([sum(visit.calibration_s) / 2 / reference_s for visit in visits])
     medians = np.array([float(np.median(visit.calls_s)) for visit in visits])
     normal = medians / slowdowns * 1e3

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ofatvm.arch import ArchSpace
 from ofatvm.errors import CheckpointError, MissingInputError
+from ofatvm.files import replace_file
 from ofatvm.supernet.net import Supernet
 
 NAMES_SHOWN = 20
@@ -98,16 +99,7 @@ def save_weights(path: str | Path, supernet: Supernet) -> None:
     path = Path(path)
     metadata = {"schema": "1", "space": supernet.space.name, "origin": supernet.origin}
     tensors = {name: tensor.contiguous() for name, tensor in supernet.state_dict().items()}
-    data = dump_safetensors(tensors, metadata)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, dump_safetensors(tensors, metadata))
 
 
 def _read(path: Path, *, limit: int) -> bytes:
