@@ -1,11 +1,12 @@
 # make search    set up .venv if needed, then find and ship the best network for this machine
 # make test      set up .venv if needed, then ruff, mypy and pytest
+# make bench     race against other runtimes and compare cold starts, on a quiet machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ofatvm-stamp
 
-.PHONY: setup search test lint clean
+.PHONY: setup search test bench lint clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,11 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
+	$(BIN)/python benchmarks/runtimes.py
+	$(BIN)/python benchmarks/cold_start.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,7 @@
-"""Where the files are that ship with ofatvm: target descriptions, tuning records, small models."""
+"""Where the files are that ship with ofatvm: target descriptions, tuning records, small models...
+
+`results` are what benchmarks gave, which `ofatvm report` shows.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ def checkout() -> Path | None:
     return root if (root / "pyproject.toml").is_file() else None
 
 
-def data_dir(kind: Literal["targets", "tuning_logs", "models"]) -> Path:
+def data_dir(kind: Literal["targets", "tuning_logs", "models", "results"]) -> Path:
     """Folder of the shipped files of one kind; it may not exist when none are shipped."""
     if kind == "models":
         return PACKAGE / "models"
-    return (checkout() or PACKAGE / "_data") / kind
+    root = checkout()
+    if root is None:
+        return PACKAGE / "_data" / kind
+    return root / "benchmarks" / "results" if kind == "results" else root / kind

@@ -59,6 +59,7 @@ LAZY = {
     "describe": ("ofatvm.cli.describe:command", "Describe architectures: MACs, size, latency..."),
     "compile": ("ofatvm.cli.compile:command", "Ship one architecture as a bundle."),
     "verify": ("ofatvm.cli.verify:command", "Check a bundle: digests, outputs, latency."),
+    "report": ("ofatvm.cli.report:command", "Say what tuning cost, and what comes for free."),
     "targets": ("ofatvm.cli.targets:command", "List known targets and this machine's own."),
     "doctor": ("ofatvm.cli.doctor:command", "Check what this machine has and lacks."),
     "status": ("ofatvm.cli.status:command", "Say what a workspace holds and what comes next."),

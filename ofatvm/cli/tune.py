@@ -12,8 +12,12 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
 from ofatvm.cli.render import Result, pairs, seconds_text
 
+EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
+records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
+borrowed record beside the default schedule and keeps the faster."""
 
-@click.command("tune", help="Tune the kernels of a space on a target.")
+
+@click.command("tune", help="Tune the kernels of a space on a target.", epilog=EPILOG)
 @click.option("--target", "target_text", default="host", show_default=True)
 @click.option("--threads", type=THREADS, help="Threads the kernels run with. [default: all cores]")
 @click.option("--space", "space_name", default=DEFAULT_SPACE, show_default=True)
@@ -35,6 +39,9 @@ from ofatvm.cli.render import Result, pairs, seconds_text
 @click.option(
     "--tuning-logs", type=click.Path(path_type=Path), default=Path("tuning_logs"), show_default=True
 )
+@click.option(
+    "--from-scratch", is_flag=True, help="Take no schedules and trials from sibling targets."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @common_options
 def command(
@@ -46,6 +53,7 @@ def command(
     trials_per_workload: int,
     time_budget: float | None,
     tuning_logs: Path,
+    from_scratch: bool,
     seed: int,
 ) -> Result:
     """Tune and report what the journal holds."""
@@ -72,6 +80,7 @@ def command(
             trials_per_workload=trials_per_workload,
             time_budget_s=math.inf if time_budget is None else time_budget,
             seed=seed,
+            from_scratch=from_scratch,
             on_event=run.on_event,
         )
         folder = tuning_folder(setup)
@@ -80,6 +89,10 @@ def command(
         "fingerprint": setup.target.fingerprint,
         "folder": str(folder),
         "resolutions": list(wanted),
+        "siblings": [
+            {"target": sibling.name, "records": sibling.records, "trials": sibling.trials}
+            for sibling in summary.siblings
+        ],
         "coverage": covered,
         "records": records,
         "workloads": summary.workloads,
@@ -101,4 +114,6 @@ def command(
         "coverage": f"{covered:.1%} of the space's compute",
         "records": f"{records} in {folder}",
     }
+    if summary.siblings:
+        text["started from"] = "; ".join(map(str, summary.siblings))
     return Result(data, lambda width: pairs(text))

@@ -52,6 +52,15 @@ def with_triple(target: Target) -> Target:
     return target
 
 
+def with_family(target: Target) -> Target:
+    """Fill in the families of an x86 CPU: the common levels that it does, widest first."""
+    if target.kind != "llvm" or target.family:
+        return target
+    built = tvm_target(target)
+    levels = (level for level, needed in _LEVELS.items() if _has(built, needed))
+    return replace(target, family=tuple(level for level in levels if level != target.name))
+
+
 def check_cpu(target: Target) -> None:
     """Raise TargetError unless LLVM has code generation for this triple, CPU and attributes."""
     if target.kind != "llvm":

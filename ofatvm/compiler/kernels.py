@@ -1,13 +1,15 @@
 """The kernel library: each scheduled kernel compiled once per target and kept on disk.
 
 A kernel is cached under (workload, schedule point, target fingerprint, TVM version, our own code
-generation), as one shared library with one symbol. A subnet for measuring is a program over these.
+generation), as an object file with one symbol, which programs are linked from, and as a program of
+its own, by which it is timed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
@@ -15,20 +17,25 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from ofatvm.compiler import primfunc, schedule
+from ofatvm.compiler import lower, primfunc, program, schedule
+from ofatvm.compiler.link import link_host
+from ofatvm.compiler.memory import FLOAT_BYTES, aligned
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, scheduled
+from ofatvm.compiler.program import Base, Step
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.elf import elf_machine
+from ofatvm.elf import elf_machine, is_whole_object
 from ofatvm.errors import BundleError, CompileError
 from ofatvm.target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One compiled kernel: where it is, and whether a tuning record chose its schedule."""
+    """One compiled kernel: where it is, and whether a tuning record chose its schedule.
+
+    `path` is the program that runs it alone; its object file is beside it.
+    """
 
     workload: Workload
     config: ScheduleConfig
@@ -40,6 +47,16 @@ class Kernel:
     def symbol(self) -> str:
         """The function's name, unique over workloads and schedules."""
         return f"{self.workload.key}_{self.digest[:8]}"
+
+    @property
+    def object_path(self) -> Path:
+        """The object file that programs are linked from."""
+        return self.path.with_suffix(".o")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers in the input, the weights, the workspace and the output of its own program."""
+        return kernel_sizes(self.workload, self.config)
 
 
 class KernelLibrary:
@@ -75,7 +92,7 @@ class KernelLibrary:
         """The kernels that would have to be compiled for these workloads."""
         kernels = {self.kernel(workload) for workload in workloads}
         return sorted(
-            (kernel for kernel in kernels if not is_whole(kernel.path)),
+            (kernel for kernel in kernels if not is_compiled(kernel)),
             key=lambda kernel: kernel.symbol,
         )
 
@@ -91,10 +108,7 @@ class KernelLibrary:
             # Not one job each: a job's fixed cost is as large as a small kernel's compilation.
             size = max(1, min(12, len(missing) // 8))
             chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
-            jobs = [
-                self.executor.submit(compile_kernels, chunk, self.target.to_dict())
-                for chunk in chunks
-            ]
+            jobs = [self.executor.submit(compile_kernels, chunk, self.target) for chunk in chunks]
             try:
                 for job in jobs:
                     job.result()
@@ -106,16 +120,16 @@ class KernelLibrary:
         return {workload: self.kernel(workload) for workload in distinct}
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shared library is there from its first byte to its last.
+def is_compiled(kernel: Kernel) -> bool:
+    """Whether a kernel's files are there from their first byte to their last.
 
     Power cuts and full disks leave shorter files, and loading one kills the process that does it.
     """
     try:
-        elf_machine(path)
+        elf_machine(kernel.path)
     except (FileNotFoundError, BundleError):
         return False
-    return True
+    return is_whole_object(kernel.object_path)
 
 
 def library_digest(kernels: Iterable[Kernel]) -> str:
@@ -135,31 +149,82 @@ def kernel_digest(workload: Workload, config: ScheduleConfig, target: Target) ->
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
+_CODE = (primfunc, schedule, lower, program)
+
+
 @cache
 def _code_digest() -> str:
     """Digest of what turns workloads into machine code: TVM's version and our own sources."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (primfunc, schedule)]
+    sources = [Path(str(module.__file__)).read_bytes() for module in _CODE]
     version = metadata.version("apache-tvm").encode()
     return hashlib.sha256(b"".join([version, *sources])).hexdigest()
 
 
-def compile_kernels(kernels: Sequence[Kernel], target: dict[str, Any]) -> None:
-    """Compile kernels, each into its own file, replaced whole. Runs in a worker process."""
-    import tvm
-
-    from ofatvm.compiler.link import link_host
-
-    tvm_target = tvm.target.Target(target)
+def compile_kernels(kernels: Sequence[Kernel], target: Target) -> None:
+    """Compile kernels, each into files of its own, replaced whole. Runs in a worker process."""
     for kernel in kernels:
-        temporary = kernel.path.with_name(f".{kernel.path.name}.{os.getpid()}.so")
+        whole = f".{kernel.path.stem}.{os.getpid()}"
+        temporary = kernel.path.with_name(f"{whole}.so")
+        built = temporary.with_suffix(".o")
         try:
-            function = scheduled(kernel.workload, kernel.config).mod["main"]
-            function = function.with_attr("global_symbol", kernel.symbol)
-            module = tvm.tirx.build(tvm.IRModule({kernel.symbol: function}), target=tvm_target)
-            module.export_library(str(temporary), fcompile=link_host)
+            build_kernel(kernel.workload, kernel.config, kernel.symbol, target, temporary)
         except (RuntimeError, ValueError, TypeError) as error:
             text = str(error).strip().splitlines()
             raise CompileError(
                 f"kernel {kernel.workload.key} does not compile: {text[-1][:200] if text else ''}"
             ) from None
+        built.replace(kernel.object_path)
         temporary.replace(kernel.path)
+
+
+def build_kernel(
+    workload: Workload, config: ScheduleConfig, symbol: str, target: Target, path: Path
+) -> None:
+    """Compile one kernel into an object file beside `path`, and into its own program at `path`."""
+    import tvm
+
+    object_path = path.with_suffix(".o")
+    lower.compile_kernel(workload, config, symbol, tvm.target.Target(target.to_dict()), object_path)
+    own = path.with_suffix(".run.o")
+    program.compile_program([kernel_step(workload, config, symbol)], target, own)
+    link_host(str(path), [str(entry(target, path.parent)), str(own), str(object_path)])
+    own.unlink()
+
+
+def kernel_step(workload: Workload, config: ScheduleConfig, symbol: str) -> Step:
+    """The call of a kernel alone; a scale and a residual lie in the workspace."""
+    places, _ = _places(workload, config)
+    return Step(symbol, bool(config.parallel), tuple(places))
+
+
+def kernel_sizes(workload: Workload, config: ScheduleConfig) -> tuple[int, ...]:
+    """How many numbers input, weights, workspace and output of a kernel's own program have."""
+    return _places(workload, config)[1]
+
+
+def _places(
+    workload: Workload, config: ScheduleConfig
+) -> tuple[list[tuple[Base, int]], tuple[int, ...]]:
+    sizes = [FLOAT_BYTES * math.prod(shape) for shape in kernel_shapes(workload, config)]
+    held = (1 + workload.bias) if workload.is_compute else 0
+    places: list[tuple[Base, int]] = [("x", 0)]
+    ends = {"weights": 0, "workspace": 0}
+    for number, size in enumerate(sizes[1:-1]):
+        base: Base = "weights" if number < held else "workspace"
+        places.append((base, ends[base]))
+        ends[base] += aligned(size)
+    total = (sizes[0], ends["weights"], ends["workspace"], sizes[-1])
+    return [*places, ("out", 0)], tuple(max(1, size // FLOAT_BYTES) for size in total)
+
+
+def entry(target: Target, folder: Path) -> Path:
+    """The object file of the packed function that all programs of a target start with."""
+    import tvm
+
+    digest = hashlib.sha256(f"{target.fingerprint}{_code_digest()}".encode()).hexdigest()[:16]
+    path = folder / f"entry-{digest}.o"
+    if not is_whole_object(path):
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.o")
+        program.compile_entry(tvm.target.Target(target.to_dict()), temporary)
+        temporary.replace(path)
+    return path

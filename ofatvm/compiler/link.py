@@ -10,11 +10,17 @@ from typing import Any
 from ofatvm.errors import CompileError, MissingInputError
 
 
-def link_host(output: str, objects: Sequence[str], options: Any = None, **_: Any) -> None:
-    """Link TVM's objects into a shared library for this machine.
+def link_host(
+    output: str,
+    objects: Sequence[str],
+    options: Any = None,
+    extra: Sequence[str] = (),
+    **_: Any,
+) -> None:
+    """Link objects into a shared library for this machine; TVM's export_library calls it, too.
 
-    TVM's modules need nothing but libc and the already loaded runtime, so the bare linker does; it
-    takes a tenth of the time of a compiler driver.
+    Programs need nothing but libc and the already loaded runtime, so the bare linker does; it takes
+    a tenth of the time of a compiler driver.
     """
     # A module without machine code of its own comes as a C file, which needs a compiler first.
     needs_compiler = any(name.endswith(".c") for name in objects)
@@ -28,7 +34,7 @@ def link_host(output: str, objects: Sequence[str], options: Any = None, **_: Any
         else ["-shared", "-z", "noexecstack"]
     )
     done = subprocess.run(
-        [path, *flags, "-o", output, *objects],
+        [path, *flags, "-o", output, *objects, *extra],
         capture_output=True,
         text=True,
         check=False,

@@ -10,11 +10,16 @@ if TYPE_CHECKING:
     from tvm import IRModule
 
 
-def workload_module(workload: Workload) -> IRModule:
+Shape = tuple[int, ...]
+
+
+def workload_module(workload: Workload, channels: int = 0) -> IRModule:
     """The unscheduled PrimFunc of a workload, as the only function `main` of a module.
 
     Arguments come in the order of `Workload.argument_shapes`, all float32. The weight is marked
-    layout-free, so that a schedule may ask for it in another layout.
+    layout-free, so that a schedule may ask for it in another layout. It may have more `channels`
+    than the output (filled with zeros), so that every vector is full; these are computed and left
+    out.
     """
     import tvm
     from tvm import te
@@ -24,7 +29,8 @@ def workload_module(workload: Workload) -> IRModule:
     arguments = [x]
     weight = bias = scale = residual = None
     if workload.weight_shape is not None:
-        weight = te.placeholder(shapes.pop(0), name="weight")
+        shape = shapes.pop(0)
+        weight = te.placeholder((*shape[:-1], channels or shape[-1]), name="weight")
         arguments.append(weight)
         if workload.bias:
             bias = te.placeholder(shapes.pop(0), name="bias")
@@ -38,7 +44,8 @@ def workload_module(workload: Workload) -> IRModule:
     if scale is not None:
         unscaled = x
         x = te.compute(unscaled.shape, lambda h, w, c: unscaled[h, w, c] * scale[c], name="scaled")
-    accumulated = _ACCUMULATE[workload.kind](workload, x, weight)
+    computed = (*workload.out_shape[:-1], channels or workload.out_shape[-1])
+    accumulated = _ACCUMULATE[workload.kind](workload, computed, x, weight)
 
     def epilogue(*index: Any) -> Any:
         value = accumulated(*index)
@@ -99,14 +106,14 @@ def _padded(workload: Workload, x: Any) -> Any:
     return te.compute((height + 2 * pad, width + 2 * pad, channels), inside, name="pad")
 
 
-def _conv(workload: Workload, x: Any, weight: Any) -> Any:
+def _conv(workload: Workload, shape: Shape, x: Any, weight: Any) -> Any:
     from tvm import te
 
     data, kernel, stride = _padded(workload, x), workload.kernel, workload.stride
     rh, rw = te.reduce_axis((0, kernel), name="rh"), te.reduce_axis((0, kernel), name="rw")
     rc = te.reduce_axis((0, workload.in_shape[-1]), name="rc")
     return te.compute(
-        workload.out_shape,
+        shape,
         lambda h, w, c: te.sum(
             data[h * stride + rh, w * stride + rw, rc] * weight[rh, rw, rc, c], axis=[rh, rw, rc]
         ),
@@ -114,13 +121,13 @@ def _conv(workload: Workload, x: Any, weight: Any) -> Any:
     )
 
 
-def _depthwise(workload: Workload, x: Any, weight: Any) -> Any:
+def _depthwise(workload: Workload, shape: Shape, x: Any, weight: Any) -> Any:
     from tvm import te
 
     data, kernel, stride = _padded(workload, x), workload.kernel, workload.stride
     rh, rw = te.reduce_axis((0, kernel), name="rh"), te.reduce_axis((0, kernel), name="rw")
     return te.compute(
-        workload.out_shape,
+        shape,
         lambda h, w, c: te.sum(
             data[h * stride + rh, w * stride + rw, c] * weight[rh, rw, c], axis=[rh, rw]
         ),
@@ -128,34 +135,30 @@ def _depthwise(workload: Workload, x: Any, weight: Any) -> Any:
     )
 
 
-def _pointwise(workload: Workload, x: Any, weight: Any) -> Any:
+def _pointwise(workload: Workload, shape: Shape, x: Any, weight: Any) -> Any:
     from tvm import te
 
     rc = te.reduce_axis((0, workload.in_shape[-1]), name="rc")
     return te.compute(
-        workload.out_shape,
+        shape,
         lambda h, w, c: te.sum(x[h, w, rc] * weight[rc, c], axis=rc),
         name="accumulate",
     )
 
 
-def _dense(workload: Workload, x: Any, weight: Any) -> Any:
+def _dense(workload: Workload, shape: Shape, x: Any, weight: Any) -> Any:
     from tvm import te
 
     rc = te.reduce_axis((0, workload.in_shape[-1]), name="rc")
-    return te.compute(
-        workload.out_shape, lambda c: te.sum(x[rc] * weight[rc, c], axis=rc), name="accumulate"
-    )
+    return te.compute(shape, lambda c: te.sum(x[rc] * weight[rc, c], axis=rc), name="accumulate")
 
 
-def _mean(workload: Workload, x: Any, weight: None) -> Any:
+def _mean(workload: Workload, shape: Shape, x: Any, weight: None) -> Any:
     from tvm import te
 
     rh = te.reduce_axis((0, workload.in_shape[0]), name="rh")
     rw = te.reduce_axis((0, workload.in_shape[1]), name="rw")
-    return te.compute(
-        workload.out_shape, lambda c: te.sum(x[rh, rw, c], axis=[rh, rw]), name="accumulate"
-    )
+    return te.compute(shape, lambda c: te.sum(x[rh, rw, c], axis=[rh, rw]), name="accumulate")
 
 
 _ACCUMULATE = {

@@ -1,62 +1,100 @@
-"""Relax programs: an operator graph as a VM program that calls our kernels.
+"""Programs of whole networks: an operator graph over the kernel library.
 
-Measuring and shipping use one lowering. For measuring, the program calls kernels by name and takes
-the weights as arguments, so that building it costs milliseconds; for shipping, kernels and packed
-weights are compiled in.
+Measuring and shipping link the same kernels and the same calls. For measuring, weights are an
+argument, so that building a network costs milliseconds; for shipping, they are part of the library,
+which is a Relax executable whose `main` allocates the workspace and calls the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.kernels import Kernel, entry
+from ofatvm.compiler.link import link_host
+from ofatvm.compiler.memory import FLOAT_BYTES, MemoryPlan, aligned, plan_workspace
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
-from ofatvm.compiler.schedule import packed_shape, scheduled
+from ofatvm.compiler.program import FORWARD, Base, Step, call_run, compile_program
+from ofatvm.compiler.schedule import packed_shape
 from ofatvm.errors import CompileError
 from ofatvm.graph import operators
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
-    from tvm import IRModule, relax
+    from tvm import IRModule
 
 Weights = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A subnet ready for measuring: a VM program, the kernels it calls, and its arguments' shapes.
+    """A subnet ready for measuring: a library with the packed function `forward`.
 
-    The first argument is the input (1, height, width, channels); the others are packed weights.
+    `sizes`: how many numbers input, weights, workspace and output have.
     """
 
     path: Path
     kernels: tuple[Kernel, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
 
 
 def pack_weight(weight: np.ndarray, kernel: Kernel) -> np.ndarray:
     """The weight in the layout the kernel reads: (channel tiles, *all but channels, channels)."""
     shape = packed_shape(kernel.workload, kernel.config)
     assert shape is not None
+    filled = shape[0] * shape[-1] - weight.shape[-1]
+    weight = np.pad(weight, [*[(0, 0)] * (weight.ndim - 1), (0, filled)])
     tiles = weight.reshape(*weight.shape[:-1], shape[0], shape[-1])
     return np.ascontiguousarray(np.moveaxis(tiles, -2, 0), dtype=np.float32)
+
+
+def pack_weights(
+    graph: nx.DiGraph[str], kernels: Mapping[Workload, Kernel], weights: Weights
+) -> np.ndarray:
+    """All weights and biases of a network as its program reads them: one flat float32 array."""
+    calls = kernel_calls(graph)
+    places, size = _weight_places(calls, kernels)
+    flat = np.zeros(size // FLOAT_BYTES, dtype=np.float32)
+    for call in calls:
+        if not call.weights:
+            continue
+        weight, bias = weights[call.weights]
+        arrays = [pack_weight(weight, kernels[call.workload])] + ([] if bias is None else [bias])
+        for place, array in zip(places[call.weights], arrays, strict=True):
+            start = place // FLOAT_BYTES
+            flat[start : start + array.size] = array.ravel()
+    return flat
 
 
 def build_program(
     graph: nx.DiGraph[str], kernels: Mapping[Workload, Kernel], target: Target, path: Path
 ) -> Program:
-    """Compile the program of a graph for measuring into `path`."""
+    """Link the program of a graph for measuring at `path`."""
     calls = kernel_calls(graph)
-    module, shapes = _program_module(graph, calls, kernels, constants=None)
-    _build(module, target, path)
-    used = tuple(dict.fromkeys(kernels[call.workload] for call in calls))
-    return Program(path, used, tuple(shapes))
+    workspace = plan_workspace(calls)
+    used = _used(calls, kernels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_suffix(".o")
+    compile_program(_steps(calls, kernels, workspace), target, own)
+    objects = [entry(target, used[0].path.parent), own, *(kernel.object_path for kernel in used)]
+    link_host(str(path), [str(name) for name in objects])
+    own.unlink()
+    every = operators(graph)
+    sizes = (
+        math.prod(every["input"].out_shape),
+        _weight_places(calls, kernels)[1] // FLOAT_BYTES,
+        workspace.size_bytes // FLOAT_BYTES,
+        math.prod(calls[-1].workload.out_shape),
+    )
+    return Program(path, tuple(used), sizes)
 
 
 def build_model(
@@ -66,97 +104,92 @@ def build_model(
     target: Target,
     path: Path,
 ) -> None:
-    """Compile a graph with its weights into one self-contained shared library at `path`.
+    """Link a graph with its weights into one self-contained shared library at `path`.
 
     Entry point `main`: float32 (1, height, width, channels) -> float32 (1, classes).
     """
     calls = kernel_calls(graph)
-    packed = {}
+    workspace = plan_workspace(calls)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ofatvm-model-") as folder:
+        packed = Path(folder) / "weights.bin"
+        pack_weights(graph, kernels, weights).tofile(packed)
+        own = Path(folder) / "program.o"
+        compile_program(_steps(calls, kernels, workspace), target, own, weights=packed)
+        objects = [own, *(kernel.object_path for kernel in _used(calls, kernels))]
+        in_shape = operators(graph)["input"].out_shape
+        out_shape = (1, *calls[-1].workload.out_shape)
+        module = _relax_module(in_shape, workspace.size_bytes // FLOAT_BYTES, out_shape)
+        _export(module, target, [str(name) for name in objects], path)
+
+
+def _used(calls: Sequence[KernelCall], kernels: Mapping[Workload, Kernel]) -> list[Kernel]:
+    return list(dict.fromkeys(kernels[call.workload] for call in calls))
+
+
+def _weight_places(
+    calls: Sequence[KernelCall], kernels: Mapping[Workload, Kernel]
+) -> tuple[dict[str, list[int]], int]:
+    """Byte offsets of each node's weight and bias, in the order of the calls, and the end."""
+    places: dict[str, list[int]] = {}
+    end = 0
     for call in calls:
-        if call.weights:
-            weight, bias = weights[call.weights]
-            packed[call.weights] = (pack_weight(weight, kernels[call.workload]), bias)
-    module, _ = _program_module(graph, calls, kernels, constants=packed)
-    _build(module, target, path)
+        workload = call.workload
+        shape = packed_shape(workload, kernels[workload].config)
+        if shape is None:
+            continue
+        places[call.weights] = [end]
+        end += aligned(FLOAT_BYTES * math.prod(shape))
+        if workload.bias:
+            places[call.weights].append(end)
+            end += aligned(FLOAT_BYTES * workload.out_shape[-1])
+    return places, end
 
 
-def _program_module(
-    graph: nx.DiGraph[str],
-    calls: list[KernelCall],
-    kernels: Mapping[Workload, Kernel],
-    constants: Weights | None,
-) -> tuple[IRModule, list[tuple[int, ...]]]:
-    """The Relax module, and the shapes of main's arguments.
+def _steps(
+    calls: Sequence[KernelCall], kernels: Mapping[Workload, Kernel], workspace: MemoryPlan
+) -> list[Step]:
+    places, _ = _weight_places(calls, kernels)
+    tensors: dict[str, tuple[Base, int]] = {"input": ("x", 0), calls[-1].output: ("out", 0)}
+    tensors |= {name: ("workspace", offset) for name, offset in workspace.offsets.items()}
+    steps = []
+    for call in calls:
+        kernel = kernels[call.workload]
+        first, *others = (tensors[name] for name in call.inputs)
+        held: list[tuple[Base, int]] = [("weights", at) for at in places.get(call.weights, [])]
+        arguments = (first, *held, *others, tensors[call.output])
+        steps.append(Step(kernel.symbol, bool(kernel.config.parallel), arguments))
+    return steps
 
-    Without `constants` the kernels are external functions and the weights are arguments.
-    """
-    from tvm import relax
 
-    every = operators(graph)
+def _relax_module(
+    in_shape: tuple[int, ...], workspace: int, out_shape: tuple[int, ...]
+) -> IRModule:
+    """`main`, which calls the linked program with its input, a workspace and its output."""
+    from tvm import relax, te, tirx
+
+    x = te.placeholder(in_shape, "float32", name="x")
+
+    def run(ins: Any, outs: Any) -> object:
+        image, (space, out) = ins[0].data, (buffer.data for buffer in outs)
+        # The weights are part of the program: their argument is not read.
+        return call_run(tirx.const(1, "int32"), image, image, space, out)
+
+    shapes = [(max(1, workspace),), out_shape]
+    outputs = te.extern(shapes, [x], run, name="run", dtype=["float32", "float32"])
+    forward = te.create_prim_func([x, *outputs]).with_attr("global_symbol", FORWARD)
     builder = relax.BlockBuilder()
-    image = relax.Var("x", relax.TensorType(every["input"].out_shape, "float32"))
-    arguments, shapes = [image], [every["input"].out_shape]
-    functions: dict[Workload, Any] = {}
-
-    def parameters(call: KernelCall) -> list[Any]:
-        if not call.weights:
-            return []
-        if constants is not None:
-            return [relax.const(array) for array in constants[call.weights] if array is not None]
-        wanted = [packed_shape(call.workload, kernels[call.workload].config)]
-        if call.workload.bias:
-            wanted.append((call.workload.out_shape[-1],))
-        found = []
-        for shape in wanted:
-            assert shape is not None
-            # Opaque: a tensor's type would be checked again at every call, for a hundred weights.
-            found.append(relax.Var(f"p{len(arguments)}", relax.ObjectType()))
-            arguments.append(found[-1])
-            shapes.append(shape)
-        return found
-
-    weights = [parameters(call) for call in calls]
-    with builder.function("main", arguments):
+    image = relax.Var("x", relax.TensorType(in_shape, "float32"))
+    with builder.function("main", [image]):
         with builder.dataflow():
-            shape = every["input"].out_shape[1:]
-            tensors = {"input": builder.emit(relax.op.reshape(image, shape))}
-            for call, extra in zip(calls, weights, strict=True):
-                kernel = kernels[call.workload]
-                inputs = [tensors[name] for name in call.inputs]
-                inputs[1:1] = extra
-                out_type = relax.TensorType(call.workload.out_shape, "float32")
-                if constants is None:
-                    value = relax.op.call_dps_packed(kernel.symbol, inputs, out_type)
-                else:
-                    if call.workload not in functions:
-                        function = scheduled(call.workload, kernel.config).mod["main"]
-                        functions[call.workload] = builder.add_func(
-                            function.with_attr("global_symbol", kernel.symbol), kernel.symbol
-                        )
-                    value = relax.op.call_tir(functions[call.workload], inputs, out_type)
-                tensors[call.output] = builder.emit(value)
-            last = calls[-1]
-            result = relax.op.reshape(tensors[last.output], (1, *last.workload.out_shape))
-            output = builder.emit_output(result)
-        builder.emit_func_output(output)
-    return builder.finalize(), shapes
+            types = [relax.TensorType(shape, "float32") for shape in shapes]
+            called = relax.op.call_tir(builder.add_func(forward, FORWARD), [image], types)
+            result = builder.emit_output(relax.TupleGetItem(builder.emit(called), 1))
+        builder.emit_func_output(result)
+    return builder.finalize()
 
 
-def _build(module: IRModule, target: Target, path: Path) -> None:
-    from ofatvm.compiler.link import link_host
-
-    try:
-        executable = _executable(module, target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        executable.export_library(str(path), fcompile=link_host)
-    except (RuntimeError, ValueError, TypeError) as error:
-        text = str(error).strip().splitlines()
-        raise CompileError(
-            f"the program does not compile: {text[-1][:200] if text else ''}"
-        ) from None
-
-
-def _executable(module: IRModule, target: Target) -> relax.VMExecutable:
+def _export(module: IRModule, target: Target, objects: list[str], path: Path) -> None:
     import tvm
     from tvm import relax
     from tvm.relax.backend.cpu_generic import pipeline
@@ -165,9 +198,16 @@ def _executable(module: IRModule, target: Target) -> relax.VMExecutable:
 
     @tvm.transform.module_pass(opt_level=0)
     def passes(module: IRModule, _: Any) -> IRModule:
-        # Kernels are fused and scheduled already: only the calls between them are left to lower.
+        # Kernels are compiled already: only the call of their program is left to lower.
         steps = pipeline.dataflow_lower_passes(built_for) + pipeline.finalize_passes(built_for)
         with built_for:
             return tvm.transform.Sequential(steps)(module)
 
-    return relax.build(module, built_for, relax_pipeline=passes)
+    try:
+        executable = relax.build(module, built_for, relax_pipeline=passes)
+        executable.export_library(str(path), fcompile=partial(link_host, extra=objects))
+    except (RuntimeError, ValueError, TypeError) as error:
+        text = str(error).strip().splitlines()
+        raise CompileError(
+            f"the program does not compile: {text[-1][:200] if text else ''}"
+        ) from None

@@ -8,6 +8,7 @@ points a workload) because it holds only the shapes that keep accumulators in re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.primfunc import workload_module
 
 if TYPE_CHECKING:
+    from tvm import IRModule
     from tvm.s_tir import Schedule
 
 PIXELS_OUTER, CHANNELS_OUTER, PANEL = 0, 1, 2
@@ -47,11 +49,14 @@ class ScheduleConfig:
 
 
 def packed_shape(workload: Workload, config: ScheduleConfig) -> tuple[int, ...] | None:
-    """Shape of the packed weight: (channel tiles, *all but channels, channels of a tile)."""
+    """Shape of the packed weight: (channel tiles, *all but channels, channels of a tile).
+
+    A tile with more channels than the workload is filled up with zeros.
+    """
     shape = workload.weight_shape
     if shape is None:
         return None
-    return (shape[-1] // config.channels, *shape[:-1], config.channels)
+    return (-(-shape[-1] // config.channels), *shape[:-1], config.channels)
 
 
 def kernel_shapes(workload: Workload, config: ScheduleConfig) -> list[tuple[int, ...]]:
@@ -63,11 +68,16 @@ def kernel_shapes(workload: Workload, config: ScheduleConfig) -> list[tuple[int,
     return shapes
 
 
+def scheduled_module(workload: Workload, config: ScheduleConfig) -> IRModule:
+    """What a point schedules: the workload's module, with the channels that its tile fills up."""
+    return workload_module(workload, max(config.channels, workload.out_shape[-1]))
+
+
 def scheduled(workload: Workload, config: ScheduleConfig) -> Schedule:
     """The workload's schedule for a point; its weight argument has `packed_shape`."""
     from tvm import s_tir
 
-    schedule = s_tir.Schedule(workload_module(workload))
+    schedule = s_tir.Schedule(scheduled_module(workload, config))
     body = _SCHEDULES[workload.kind]
     body(schedule, workload, config)
     return schedule
@@ -130,7 +140,9 @@ def _finish(
     loops = sch.get_loops(out)
     shared = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(at)))
     if loops[shared + 1 :]:  # a tile of one element has no loops of its own
-        _, lanes = sch.split(loops[-1], [None, config.lanes])
+        # Channels that fill up the last vectors are not stored.
+        width = math.gcd(int(sch.get(loops[-1]).extent), config.lanes)
+        _, lanes = sch.split(loops[-1], [None, width])
         for loop in sch.get_loops(out)[shared + 1 : -1]:
             sch.unroll(loop)
         sch.vectorize(lanes)

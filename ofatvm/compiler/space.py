@@ -12,7 +12,8 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import CHANNELS_OUTER, PANEL, PIXELS_OUTER, ScheduleConfig
 
 PAD_BUFFER_BYTES = 256 * 1024
-SMALL_KERNEL_MACS = 2_000_000
+# Below this, one thread may be faster than meeting at a barrier.
+SMALL_KERNEL_WORK = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,10 @@ def default_config(workload: Workload, unit: VectorUnit) -> ScheduleConfig:
         + 0.05 * values[:, columns["log_weight_tile"]]
         + 0.01 * values[:, columns["unroll"]]
         + 0.5 * values[:, columns["recompute"]]
+        + values[:, columns["idle_lanes"]]
+        + 0.5 * values[:, columns["scaled"]] * (values[:, columns["panel"]] == 0)
     )
-    if workload.macs >= SMALL_KERNEL_MACS or workload.kind == "mean":
+    if work(workload) >= SMALL_KERNEL_WORK:
         score += 10.0 * (values[:, columns["parallel"]] == 0)
     return space[int(np.argmin(score))]
 
@@ -57,8 +60,14 @@ def _divisors(number: int, limit: int) -> list[int]:
     return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
 
 
-def _channel_tiles(channels: int, unit: VectorUnit, limit: int) -> Iterator[tuple[int, int, int]]:
-    """(groups, lanes, registers per pixel) with a power-of-two number of lanes."""
+def _channel_tiles(
+    channels: int, unit: VectorUnit, limit: int, *, fill: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """(groups, lanes, registers per pixel) with a power-of-two number of lanes.
+
+    With `fill`, channels that do not fill vectors may also be one tile of vectors filled up with
+    zeros; that is for kernels whose input has other channels.
+    """
     for lanes in (unit.lanes // 2, unit.lanes, 2 * unit.lanes, 4 * unit.lanes):
         if lanes < 1 or channels % lanes or (lanes < unit.lanes and channels % unit.lanes == 0):
             continue
@@ -66,6 +75,9 @@ def _channel_tiles(channels: int, unit: VectorUnit, limit: int) -> Iterator[tupl
             registers = groups * max(1, lanes // unit.lanes)
             if registers <= limit:
                 yield groups, lanes, registers
+    vectors = -(-channels // unit.lanes)
+    if fill and channels % unit.lanes and channels > unit.lanes and vectors <= limit:
+        yield vectors, unit.lanes, vectors
     if channels % max(1, unit.lanes // 2):
         yield from ((groups, 1, groups) for groups in _divisors(channels, limit))
 
@@ -87,7 +99,7 @@ def _pointwise(workload: Workload, unit: VectorUnit, least: int) -> Iterator[Sch
     minimum = min(least, height * width)
     orders = (PIXELS_OUTER, CHANNELS_OUTER, PANEL)
     for rows, columns in _pixel_tiles(height, width, unit.registers):
-        for groups, lanes, registers in _channel_tiles(channels, unit, 8):
+        for groups, lanes, registers in _channel_tiles(channels, unit, 8, fill=True):
             tile = rows * columns * registers
             if not _fits(rows * columns, registers, unit) or tile < minimum:
                 continue
@@ -100,7 +112,8 @@ def _spatial(workload: Workload, unit: VectorUnit, least: int) -> Iterator[Sched
     height, width, channels = workload.out_shape
     wide = workload.stride * (width - 1) + workload.kernel
     unrolls = (1,) if workload.kind == "conv" else (1, workload.kernel)
-    for groups, lanes, registers in _channel_tiles(channels, unit, 8):
+    fill = workload.kind == "conv"
+    for groups, lanes, registers in _channel_tiles(channels, unit, 8, fill=fill):
         deep = workload.in_shape[-1] if workload.kind == "conv" else groups * lanes
         for rows, columns in _pixel_tiles(height, width, unit.registers):
             tile = rows * columns * registers
@@ -121,11 +134,11 @@ def _spatial(workload: Workload, unit: VectorUnit, least: int) -> Iterator[Sched
 
 
 def _dense(workload: Workload, unit: VectorUnit, least: int) -> Iterator[ScheduleConfig]:
-    for groups, lanes, registers in _channel_tiles(workload.out_shape[-1], unit, 16):
+    for groups, lanes, registers in _channel_tiles(workload.out_shape[-1], unit, 16, fill=True):
         if registers > unit.registers - 2:
             continue
         for unroll in (u for u in (1, 2, 4, 8) if workload.in_shape[-1] % u == 0):
-            for parallel in (1, 0) if workload.macs < SMALL_KERNEL_MACS else (1,):
+            for parallel in (1, 0) if work(workload) < SMALL_KERNEL_WORK else (1,):
                 yield ScheduleConfig(1, 1, groups, lanes, unroll, parallel=parallel)
 
 
@@ -135,7 +148,7 @@ def _mean(workload: Workload, unit: VectorUnit, least: int) -> Iterator[Schedule
         if registers > unit.registers - 2:
             continue
         for unroll in _divisors(width, 14):
-            for parallel in (1, 0):
+            for parallel in (1, 0) if work(workload) < SMALL_KERNEL_WORK else (1,):
                 yield ScheduleConfig(1, 1, groups, lanes, unroll, parallel=parallel)
 
 
@@ -154,6 +167,7 @@ FEATURES = (
     *("pixels_outer", "channels_outer", "panel", "parallel"),
     *("pixels", "registers", "accumulators", "spilled", "loads_per_fma", "log_chunks"),
     *("imbalance", "log_weight_tile", "log_input_tile", "recompute", "body", "log_work"),
+    "idle_lanes",
 )
 
 
@@ -180,9 +194,10 @@ def features(workload: Workload, configs: Sequence[ScheduleConfig], unit: Vector
     accumulators = pixels * registers
     in_block = workload.kind in ("conv", "depthwise")
     tall = block_rows if in_block else rows
-    chunks = channels / tile * (np.ceil(height / tall) if spatial else 1)
+    tiles = np.ceil(channels / tile)
+    chunks = tiles * (np.ceil(height / tall) if spatial else 1)
     if not in_block and spatial:
-        chunks = np.where(order == PANEL, 1, channels / tile) * height * width / pixels
+        chunks = np.where(order == PANEL, 1, tiles) * height * width / pixels
     chunks = np.where(parallel == 1, chunks, 1.0)
     imbalance = np.ceil(chunks / unit.threads) * unit.threads / chunks
     depth = float(workload.macs / max(1, height * width * channels)) if workload.macs else 1.0
@@ -208,5 +223,6 @@ def features(workload: Workload, configs: Sequence[ScheduleConfig], unit: Vector
         recompute,
         np.log(accumulators * unroll),
         np.full(len(c), math.log(work(workload))),
+        tiles * registers * unit.lanes / channels - 1.0,
     ]
     return np.stack([np.asarray(column, dtype=np.float32) for column in columns_out], axis=1)

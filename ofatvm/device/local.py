@@ -17,12 +17,10 @@ import numpy as np
 
 from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.relax import Program
-from ofatvm.compiler.schedule import kernel_shapes
 from ofatvm.device.base import Kind
 from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 from ofatvm.device.visit import (
-    KernelSpec,
-    ProgramSpec,
+    Spec,
     initialise,
     reference_time,
     time_kernels,
@@ -67,7 +65,7 @@ class LocalDevice:
         that are not given are taken when they are first needed.
         """
         self.threads = threads
-        self.calibration = [kernel_spec(kernel) for kernel in calibration]
+        self.calibration = [program_spec(kernel) for kernel in calibration]
         self.reference_s = reference_s
         self.yardstick = None if yardstick is None else program_spec(yardstick)
         self.yardstick_s = yardstick_s
@@ -145,7 +143,7 @@ class LocalDevice:
         for start in range(0, len(kernels) * KERNEL_PASSES, KERNELS_PER_JOB):
             places = range(start, min(start + KERNELS_PER_JOB, len(kernels) * KERNEL_PASSES))
             chunk = [kernels[place % len(kernels)] for place in places]
-            specs = [kernel_spec(kernel) for kernel in chunk]
+            specs = [program_spec(kernel) for kernel in chunk]
             try:
                 times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
             except _CandidateError as error:
@@ -274,12 +272,6 @@ class _CandidateError(Exception):
     """A program or kernel failed; whether it or the device is to blame is still open."""
 
 
-def program_spec(program: Program) -> ProgramSpec:
-    """A program as the child process gets it."""
-    kernels = [str(kernel.path) for kernel in program.kernels]
-    return str(program.path), kernels, list(program.shapes)
-
-
-def kernel_spec(kernel: Kernel) -> KernelSpec:
-    """A kernel as the child process gets it."""
-    return str(kernel.path), kernel.symbol, kernel_shapes(kernel.workload, kernel.config)
+def program_spec(program: Program | Kernel) -> Spec:
+    """A program, or the program of a kernel alone, as the child process gets it."""
+    return str(program.path), program.sizes

@@ -58,7 +58,8 @@ class Setup:
         """The best known schedules for the target."""
         from ofatvm.tuning.records import find_records
 
-        return find_records(self.target, [self.tuning_logs, data_dir("tuning_logs")])
+        folders = [self.tuning_logs, data_dir("tuning_logs")]
+        return find_records(self.target, folders, self.unit)
 
     @cached_property
     def library(self) -> KernelLibrary:
@@ -82,13 +83,13 @@ class Setup:
 
 def resolve_target(text: str, threads: int | None = None) -> Target:
     """The target of a --target value: `host`, or whatever `parse_target` reads."""
-    from ofatvm.compiler.isa import host_target, tvm_target, with_triple
+    from ofatvm.compiler.isa import host_target, tvm_target, with_family, with_triple
 
     target = host_target() if text.strip() == "host" else with_triple(parse_target(text))
     if threads is not None:
         target = target.with_threads(threads)
     tvm_target(target)
-    return target
+    return with_family(target)
 
 
 def runs_here(target: Target) -> bool:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ofatvm.arch import find_space
-from ofatvm.events import Event, Notice, ignore
+from ofatvm.events import Event, Notice, Progress, ignore
+from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, require_local
+from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
+from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import (
     database_damage,
     write_database,
     write_owner,
 )
+from ofatvm.tuning.siblings import find_siblings
 from ofatvm.tuning.tune import TuningSummary, tune
 from ofatvm.tuning.workloads import WorkloadUse, coverage, space_workloads
 
@@ -32,10 +37,12 @@ def tune_space(
     trials_per_workload: int,
     time_budget_s: float = math.inf,
     seed: int = 0,
+    from_scratch: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> tuple[TuningSummary, float, int]:
     """Tune every workload of the setup's space at some resolutions, then write TVM's files.
 
+    Starts from what the target's siblings know, unless `from_scratch`.
     Returns the summary, the lowest coverage of the space at these resolutions (0 to 1), and the
     number of records in TVM's files.
     """
@@ -60,18 +67,69 @@ def tune_space(
         damage = database_damage(folder)
         if damage:
             on_event(Notice("warning", f"{folder}: {damage}; the files are written anew"))
-        try:
-            summary = tune(
-                ordered,
-                setup.target,
-                setup.unit,
-                journal,
-                trials_per_workload=trials_per_workload,
-                time_budget_s=time_budget_s,
-                seed=seed,
-                on_event=on_event,
-            )
-        finally:
-            best = journal.best_of_all()
-            count = write_database(folder, setup.target, best)
+        folders = [] if from_scratch else [setup.tuning_logs, data_dir("tuning_logs")]
+        siblings = find_siblings(setup.target, folders, own=folder, on_event=on_event)
+        with account(
+            journal,
+            setup.target,
+            space=space.name,
+            resolutions=resolutions,
+            workloads=len(ordered),
+            trials_per_workload=trials_per_workload,
+            started_from=[sibling.name for sibling in siblings],
+            on_event=on_event,
+        ) as listener:
+            try:
+                summary = tune(
+                    ordered,
+                    setup.target,
+                    setup.unit,
+                    journal,
+                    trials_per_workload=trials_per_workload,
+                    time_budget_s=time_budget_s,
+                    seed=seed,
+                    siblings=siblings,
+                    on_event=listener,
+                )
+            finally:
+                best = journal.best_of_all()
+                count = write_database(folder, setup.target, best)
     return summary, min(coverage(uses, best) for uses in spaces), count
+
+
+@contextmanager
+def account(
+    journal: Journal,
+    target: Target,
+    *,
+    space: str,
+    resolutions: Sequence[int],
+    workloads: int,
+    trials_per_workload: int,
+    started_from: Sequence[str] = (),
+    on_event: Callable[[Event], None] = ignore,
+) -> Iterator[Callable[[Event], None]]:
+    """Account for a tuning run in the ledger beside an open journal.
+
+    Gives the listener that the run must be given: it passes events on and keeps the ledger's line
+    of the run up to date.
+    """
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Progress):
+            run.checkpoint()
+        on_event(event)
+
+    with Account(
+        journal.folder,
+        lambda: sum(map(len, journal.trials.values())),
+        target=journal.folder.name,
+        fingerprint=target.fingerprint,
+        threads=target.threads,
+        space=space,
+        resolutions=resolutions,
+        workloads=workloads,
+        trials_per_workload=trials_per_workload,
+        started_from=started_from,
+    ) as run:
+        yield listener

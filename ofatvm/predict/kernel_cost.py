@@ -35,13 +35,18 @@ class KernelCostModel:
         self._booster: xgboost.Booster | None = None
         self.samples = 0
 
-    def fit(self, features: np.ndarray, log_cost: np.ndarray) -> None:
-        """Fit on `features` (n, f) and `log_cost` (n,) = log(seconds / work)."""
+    def fit(
+        self, features: np.ndarray, log_cost: np.ndarray, weight: np.ndarray | None = None
+    ) -> None:
+        """Fit on `features` (n, f) and `log_cost` (n,) = log(seconds / work).
+
+        `weight` (n,) says how much each trial counts; None: all alike.
+        """
         import xgboost
 
         if len(features) < MIN_SAMPLES:
             return
-        data = xgboost.DMatrix(features, label=log_cost)
+        data = xgboost.DMatrix(features, label=log_cost, weight=weight)
         self._booster = xgboost.train(self._parameters, data, num_boost_round=120)
         self.samples = len(features)
 

@@ -8,10 +8,7 @@ Damaged lines are moved to `trials.damaged` and counted.
 from __future__ import annotations
 
 import fcntl
-import json
 import math
-import os
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
@@ -20,8 +17,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from ofatvm.compiler.schedule import ScheduleConfig
-from ofatvm.errors import BusyError, OfatvmError, RecordError
+from ofatvm.errors import BusyError, RecordError
 from ofatvm.files import replace_file
+from ofatvm.tuning.lines import append_lines, checked_body, checked_line
 
 TRIAL, FINAL = "trial", "final"
 
@@ -56,18 +54,15 @@ class Trial:
             body["error"] = self.error
         if self.stage != TRIAL:
             body["stage"] = self.stage
-        text = json.dumps(body, separators=(",", ":"))
-        return f'{text[:-1]},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'
+        return checked_line(body)
 
 
 def parse_line(line: bytes) -> Trial | None:
     """The trial of a line, None if the line is damaged in any way."""
+    value = checked_body(line)
+    if value is None:
+        return None
     try:
-        value = json.loads(line)
-        crc = value.pop("crc")
-        text = json.dumps(value, separators=(",", ":"))
-        if f"{zlib.crc32(text.encode()):08x}" != crc:
-            return None
         trial = Trial(
             workload=value["workload"],
             config=ScheduleConfig(*value["config"]),
@@ -76,7 +71,7 @@ def parse_line(line: bytes) -> Trial | None:
             stage=value.get("stage", TRIAL),
         )
         return trial if _makes_sense(trial) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -156,21 +151,7 @@ class Journal:
         """Store trials; they are on disk when this returns."""
         if self._lock is None:
             raise RecordError(f"{self.path} was opened for reading only")
-        data = "".join(trial.to_line() for trial in trials).encode()
-        # Unbuffered: closing the file must not write what is left after an error.
-        with self.path.open("ab", buffering=0) as file:
-            start = file.tell()
-            try:
-                written = 0
-                while written < len(data):
-                    written += file.write(data[written:])
-                os.fsync(file.fileno())
-            except OSError as error:
-                # Half a batch must not stay behind a full disk's error.
-                file.truncate(start)
-                raise OfatvmError(
-                    f"cannot write {self.path}: {error.strerror}", hint="free some space"
-                ) from error
+        append_lines(self.path, (trial.to_line() for trial in trials))
         self._add(trials)
 
     def best(self, workload: str) -> Trial | None:

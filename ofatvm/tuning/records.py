@@ -12,18 +12,19 @@ import json
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, scheduled
-from ofatvm.compiler.space import VectorUnit
+from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
+from ofatvm.compiler.space import VectorUnit, schedule_space
 from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal, Trial
+from ofatvm.tuning.translate import translate
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
@@ -52,11 +53,14 @@ class Records:
         return bool(self.sources) and not next(iter(self.sources.values()))
 
 
-def find_records(target: Target, folders: Sequence[Path]) -> Records:
+def find_records(
+    target: Target, folders: Sequence[Path], unit: VectorUnit | None = None
+) -> Records:
     """Records of the target itself, then of its family, from several `tuning_logs` folders.
 
     Records of other targets are never used: the look-up goes by folder, and a folder says what it
-    is.
+    is. A family's records for other vectors than those of `unit` are translated, and left out
+    where the target has no such schedule.
     """
     configs: dict[str, ScheduleConfig] = {}
     sources: dict[str, int] = {}
@@ -68,17 +72,44 @@ def find_records(target: Target, folders: Sequence[Path]) -> Records:
         for folder in dict.fromkeys(path.resolve() / name for path in folders):
             if not (folder / "trials.jsonl").is_file():
                 continue
-            owner = read_owner(folder)
-            if name in own and owner is not None and not _same(owner, target):
+            if name in own and not belongs_to(read_owner(folder), target):
                 foreign.append(folder)
                 continue
             journal = Journal.read(folder)
             damaged += journal.damaged
-            for key, best in journal.best_of_all().items():
-                configs.setdefault(key, best.config)
+            best = {key: trial.config for key, trial in journal.best_of_all().items()}
+            if unit is not None and name not in own and (folder / TARGET_FILE).is_file():
+                best = _translated(best, read_unit(folder), unit)
+            for key, config in best.items():
+                configs.setdefault(key, config)
         sources[name] = len(configs) - before
     kept = {name: count for name, count in sources.items() if count or name == own[0]}
     return Records(configs, kept, damaged, tuple(foreign))
+
+
+def _translated(
+    configs: Mapping[str, ScheduleConfig], made_for: VectorUnit, unit: VectorUnit
+) -> dict[str, ScheduleConfig]:
+    if (made_for.lanes, made_for.registers) == (unit.lanes, unit.registers):
+        return dict(configs)
+    fitting = {}
+    for key, config in configs.items():
+        if not is_workload(key):
+            continue
+        space = set(schedule_space(Workload.parse(key), unit))
+        found = translate(config, made_for, unit, space)
+        if found is not None:
+            fitting[key] = found
+    return fitting
+
+
+def is_workload(key: str) -> bool:
+    """Whether this version knows such a workload; journals may hold others' too."""
+    try:
+        Workload.parse(key)
+    except RecordError:
+        return False
+    return True
 
 
 def read_owner(folder: Path) -> dict[str, Any] | None:
@@ -97,16 +128,33 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
 def check_owner(folder: Path, target: Target) -> None:
     """Raise RecordError if the folder's records were tuned for another target than this."""
     owner = read_owner(folder)
-    if owner is not None and not _same(owner, target):
+    if not belongs_to(owner, target):
         raise RecordError(
             f"{folder} holds records of {owner}, not of {target.to_dict()}",
             hint="give another --tuning-logs folder",
         )
 
 
-def _same(owner: dict[str, Any], target: Target) -> bool:
-    """Whether code for both is the same; the number of cores only guides schedules."""
-    return {**owner, "num-cores": 0} == {**target.to_dict(), "num-cores": 0}
+def belongs_to(owner: dict[str, Any] | None, target: Target) -> bool:
+    """Whether code for a folder's owner and for the target is the same; cores make no difference.
+
+    A folder that names no owner (None) belongs to whoever has its name.
+    """
+    return owner is None or {**owner, "num-cores": 0} == {**target.to_dict(), "num-cores": 0}
+
+
+def read_unit(folder: Path) -> VectorUnit:
+    """The vector unit a folder's trials ran on; RecordError if it does not say."""
+    path = folder / TARGET_FILE
+    try:
+        unit = VectorUnit(**json.loads(path.read_bytes())["unit"])
+    except FileNotFoundError:
+        raise RecordError(f"{path} is missing", hint="restore it") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecordError(f"{path} is damaged", hint="restore it") from None
+    if any(type(number) is not int or number < 1 for number in astuple(unit)):
+        raise RecordError(f"{path} is damaged", hint="restore it")
+    return unit
 
 
 def write_owner(folder: Path, target: Target, unit: VectorUnit) -> None:
@@ -131,15 +179,14 @@ def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> i
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    from ofatvm.compiler.primfunc import workload_module
-
+    
     built_for = tvm.target.Target(target.to_dict())
     with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
         database = ms.database.JSONDatabase(work_dir=temporary)
         for key, trial in best.items():
             workload = Workload.parse(key)
             schedule = scheduled(workload, trial.config)
-            entry = database.commit_workload(workload_module(workload))
+            entry = database.commit_workload(scheduled_module(workload, trial.config))
             arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
             database.commit_tuning_record(
                 ms.database.TuningRecord(

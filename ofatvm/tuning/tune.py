@@ -7,23 +7,26 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config, features, schedule_space, work
-from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
 from ofatvm.tuning.journal import FINAL, Journal, Trial
+from ofatvm.tuning.siblings import SEEDS, SIBLING_WEIGHT, Lessons, Sibling, seeds
 from ofatvm.tuning.workers import Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
 
 BATCH = 16
 RANDOM_PER_BATCH = 2
 REFIT_EVERY = 160
+STEP = 2
 FINALISTS = 4
 STAGE = "tune"
 
@@ -41,6 +44,9 @@ class TuningSummary:
     disturbed: int
     seconds: float
 
+    siblings: tuple[Sibling, ...] = field(default=(), repr=False)
+    """What the run started from, nearest first; empty where nothing was left to try."""
+
 
 def tune(
     uses: Sequence[WorkloadUse],
@@ -51,24 +57,32 @@ def tune(
     trials_per_workload: int,
     time_budget_s: float = math.inf,
     seed: int = 0,
+    siblings: Sequence[Sibling] = (),
     on_event: Callable[[Event], None] = ignore,
 ) -> TuningSummary:
     """Bring every workload to `trials_per_workload` trials in total, or its whole space if smaller.
 
     The budget counts what earlier runs did. After its trials, each workload's best few and its
     default schedule are measured once more side by side; the fastest of these is the record.
+
+    With `siblings`, each workload's first trials are the sibling's best schedules, the very best
+    before all others, so that however short the run is, no borrowed record is given up for a
+    slower one. The rest are ranked by a cost model that has learned from the siblings' trials.
     """
     started = time.monotonic()
     deadline = started + time_budget_s
     before = sum(len(trials) for trials in journal.trials.values())
-    states = [_State(use.workload, unit, journal, trials_per_workload) for use in uses]
+    states = [_State(use.workload, unit, journal, trials_per_workload, siblings) for use in uses]
+    used = tuple(siblings) if any(state.done < state.limit for state in states) else ()
+    if used:
+        on_event(Notice("info", f"{target.name} starts from {'; '.join(map(str, used))}"))
     model = KernelCostModel(seed=seed, threads=unit.threads)
+    lessons = Lessons(used)
     total = sum(state.limit for state in states)
     on_event(StageStarted(STAGE, total, f"{len(states)} workloads of {target.name}"))
-    with Workers(target.to_dict(), unit, builders=len(os.sched_getaffinity(0))) as workers:
-        fresh = _refit(model, states)
-        most = max((state.limit for state in states), default=0)
-        for ceiling in range(BATCH, most + BATCH, BATCH):
+    with Workers(target, unit, builders=len(os.sched_getaffinity(0))) as workers:
+        fresh = _refit(model, states, lessons)
+        for ceiling in _ceilings(max((state.limit for state in states), default=0), bool(used)):
             for state in states:
                 count = min(ceiling, state.limit) - state.done
                 if count <= 0 or time.monotonic() > deadline:
@@ -76,9 +90,11 @@ def tune(
                 _measure_batch(state, model, workers, journal, count, seed)
                 fresh += count
                 if fresh >= REFIT_EVERY:
-                    fresh = _refit(model, states)
+                    fresh = _refit(model, states, lessons)
                 done = sum(min(s.done, s.limit) for s in states)
                 on_event(Progress(STAGE, done, total, state.workload.key))
+            if used and fresh and any(state.done < state.limit for state in states):
+                fresh = _refit(model, states, lessons)
         _close(states, workers, journal, deadline, on_event)
     summary = TuningSummary(
         workloads=len(states),
@@ -89,21 +105,40 @@ def tune(
         run_failures=journal.failures("run"),
         disturbed=workers.disturbed,
         seconds=time.monotonic() - started,
+        siblings=used,
     )
     on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
     return summary
 
 
+def _ceilings(most: int, seeded: bool) -> list[int]:
+    """Trials a workload is brought to in each round over all workloads.
+
+    What a sibling's best leave to be found is looked for in small steps: each own trial counts.
+    """
+    steps = range(1 + SEEDS, min(BATCH, most + STEP), STEP) if seeded else ()
+    return [*steps, *range(BATCH, most + BATCH, BATCH)]
+
+
 class _State:
     """A workload, its candidates and their features, and what was tried of them."""
 
-    def __init__(self, workload: Workload, unit: VectorUnit, journal: Journal, limit: int) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        unit: VectorUnit,
+        journal: Journal,
+        limit: int,
+        siblings: Sequence[Sibling],
+    ) -> None:
         self.workload = workload
         self.journal = journal
         self.space = schedule_space(workload, unit)
         self.index = {config: i for i, config in enumerate(self.space)}
         self.features = features(workload, self.space, unit)
         self.default = self.index[default_config(workload, unit)]
+        self.seeds = [self.index[c] for c in seeds(siblings, workload, self.index, unit)]
+        self.seeded = bool(siblings)
         self.limit = min(limit, len(self.space))
 
     @property
@@ -114,21 +149,29 @@ class _State:
     def done(self) -> int:
         return len({trial.config for trial in self.trials})
 
+    @property
+    def costs(self) -> dict[ScheduleConfig, float]:
+        """Seconds of every schedule of the space that ran."""
+        return {t.config: t.cost for t in self.trials if not t.error and t.config in self.index}
+
     def samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n, f) and log(seconds / work) (n,) of every trial that ran."""
-        fine = [t for t in self.trials if not t.error and t.config in self.index]
-        rows = self.features[[self.index[trial.config] for trial in fine]]
+        """Features (n, f) and log(seconds / work) (n,) of every schedule that ran."""
+        costs = self.costs
+        rows = self.features[[self.index[config] for config in costs]]
         scale = work(self.workload)
-        return rows, np.array([math.log(trial.cost / scale) for trial in fine])
+        return rows, np.array([math.log(cost / scale) for cost in costs.values()])
 
     def propose(self, model: KernelCostModel, count: int, seed: int) -> list[ScheduleConfig]:
-        """The default first, then the best by the model with a few drawn at random."""
+        """A sibling's best, the default, its next; then the model's best, and a few at random."""
         tried = {self.index[t.config] for t in self.trials if t.config in self.index}
         rng = np.random.default_rng([seed, zlib.crc32(self.workload.key.encode()), len(tried)])
         rest = np.array([i for i in range(len(self.space)) if i not in tried])
         rng.shuffle(rest)
-        picks = [self.default] if self.default not in tried else []
+        first = dict.fromkeys([*self.seeds[:1], self.default, *self.seeds[1:]])
+        picks = [candidate for candidate in first if candidate not in tried][:count]
         randoms = count if model.samples == 0 else RANDOM_PER_BATCH
+        if self.seeded and model.samples:
+            randoms = min(randoms, count // (BATCH // RANDOM_PER_BATCH))
         ranked = rest[np.argsort(model.score(self.features[rest]), kind="stable")]
         for candidate in (*rest[:randoms], *ranked):
             if len(picks) < count and candidate not in picks:
@@ -136,14 +179,19 @@ class _State:
         return [self.space[i] for i in picks]
 
 
-def _refit(model: KernelCostModel, states: Sequence[_State]) -> int:
-    """Fit the cost model on everything in the journal; returns 0, the number of unseen trials."""
+def _refit(model: KernelCostModel, states: Sequence[_State], lessons: Lessons) -> int:
+    """Fit the cost model on all that is known; returns 0, the number of unseen trials."""
     samples = [state.samples() for state in states if state.trials]
-    if samples:
-        model.fit(
-            np.concatenate([rows for rows, _ in samples]),
-            np.concatenate([costs for _, costs in samples]),
-        )
+    rows = [rows for rows, _ in samples]
+    costs = [costs for _, costs in samples]
+    weights = [np.ones(len(found)) for found in costs]
+    if lessons.features is not None:
+        learned = lessons.log_costs({state.workload.key: state.costs for state in states})
+        rows.append(lessons.features)
+        costs.append(learned)
+        weights.append(np.full(len(learned), SIBLING_WEIGHT))
+    if rows:
+        model.fit(np.concatenate(rows), np.concatenate(costs), np.concatenate(weights))
     return 0
 
 
@@ -162,8 +210,8 @@ def _measure_batch(
     for config, (path, error) in zip(configs, built, strict=True):
         seconds: tuple[float, ...] = ()
         if path is not None:
-            shapes = kernel_shapes(state.workload, config)
-            seconds, error = workers.run(path, shapes, Timing(cutoff_s=3.0 * best))
+            sizes = kernel_sizes(state.workload, config)
+            seconds, error = workers.run(path, sizes, Timing(cutoff_s=3.0 * best))
             best = min(best, *seconds) if seconds else best
         trials.append(Trial(state.workload.key, config, seconds, error))
     journal.append(trials)
@@ -187,7 +235,7 @@ def _close(
             built = workers.build([(state.workload, config) for config in configs])
             for config, (path, _) in zip(configs, built, strict=True):
                 if path is not None:
-                    seconds, _ = workers.run(path, kernel_shapes(state.workload, config), Timing())
+                    seconds, _ = workers.run(path, kernel_sizes(state.workload, config), Timing())
                     samples[config] = samples.get(config, ()) + seconds
         journal.append(
             [

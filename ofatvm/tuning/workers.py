@@ -20,10 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.program import FORWARD
+from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.errors import CompileError, OfatvmError
+from ofatvm.target import Target
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -34,6 +37,8 @@ BUILDS_PER_WORKER = 1000
 REFERENCE = Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish")
 DISTURBED = 1.15
 RETRIES = 3
+REFERENCE_S = 0.002
+ESTIMATE_REPEATS = 4
 FOLDER_PREFIX = "ofatvm-tune-"
 
 
@@ -52,7 +57,7 @@ class Timing:
 class Workers:
     """Builders and one runner for a target; use as a context manager."""
 
-    def __init__(self, target: dict[str, Any], unit: VectorUnit, *, builders: int) -> None:
+    def __init__(self, target: Target, unit: VectorUnit, *, builders: int) -> None:
         """Start lazily: the first job starts a process."""
         self.target = target
         self.unit = unit
@@ -60,7 +65,7 @@ class Workers:
         _sweep()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._count = 0
-        self._reference: tuple[str, list[tuple[int, ...]]] | None = None
+        self._reference: tuple[str, Sequence[int]] | None = None
         self._reference_s = float("inf")
         self.disturbed = 0
         self._build_pool: PopenPoolExecutor | None = None
@@ -111,18 +116,18 @@ class Workers:
         for workload, config in jobs:
             self._count += 1
             path = Path(self._folder.name) / f"k{self._count}.so"
-            job = self._build_pool.submit(build_kernel, workload, config, self.target, str(path))
+            job = self._build_pool.submit(build_candidate, workload, config, self.target, str(path))
             futures.append((path, job))
         return [_outcome(path, job, "build") for path, job in futures]
 
     def run(
-        self, path: Path, shapes: Sequence[tuple[int, ...]], timing: Timing
+        self, path: Path, sizes: Sequence[int], timing: Timing
     ) -> tuple[tuple[float, ...], str]:
         """Samples in seconds a call on an undisturbed machine, or no samples and the error."""
         assert self._run_pool is not None
         for attempt in range(RETRIES):
             job = self._run_pool.submit(
-                time_kernel, str(path), list(shapes), timing, self._built_reference()
+                time_kernel, str(path), tuple(sizes), timing, self._built_reference()
             )
             result, error = _outcome(None, job, "run")
             if error:
@@ -137,13 +142,13 @@ class Workers:
         path.unlink(missing_ok=True)
         return tuple(sample / max(1.0, slowdown) for sample in samples), ""
 
-    def _built_reference(self) -> tuple[str, list[tuple[int, ...]]]:
+    def _built_reference(self) -> tuple[str, Sequence[int]]:
         if self._reference is None:
             config = default_config(REFERENCE, self.unit)
             path, error = self.build([(REFERENCE, config)])[0]
             if path is None:
                 raise CompileError(f"the reference kernel does not build: {error}")
-            self._reference = (str(path), kernel_shapes(REFERENCE, config))
+            self._reference = (str(path), kernel_sizes(REFERENCE, config))
         return self._reference
 
 
@@ -184,63 +189,56 @@ def _initialise(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def build_kernel(
-    workload: Workload, config: ScheduleConfig, target: dict[str, Any], path: str
-) -> None:
-    """Compile one candidate into a shared library; runs in a builder."""
-    import tvm
-
-    from ofatvm.compiler.link import link_host
-    from ofatvm.compiler.schedule import scheduled
-
-    module = tvm.tirx.build(scheduled(workload, config).mod, target=tvm.target.Target(target))
-    module.export_library(path, fcompile=link_host)
+def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, path: str) -> None:
+    """Compile one candidate into a program of its own; runs in a builder."""
+    built = Path(path)
+    build_kernel(workload, config, "candidate", target, built)
+    built.with_suffix(".o").unlink()
 
 
-_Reference = tuple[Any, list[Any]]
-_loaded: dict[str, _Reference] = {}
+_Loaded = tuple[Any, list[Any]]
+_reference: dict[str, _Loaded] = {}
 
 
 def time_kernel(
-    path: str,
-    shapes: list[tuple[int, ...]],
-    timing: Timing,
-    reference: tuple[str, list[tuple[int, ...]]],
+    path: str, sizes: Sequence[int], timing: Timing, reference: tuple[str, Sequence[int]]
 ) -> tuple[list[float], float]:
     """Time one candidate on random arguments, and the reference before and after it.
 
     Runs in the runner. Returns samples and the slower of the two reference times, seconds a call.
     """
-    import tvm
-
-    device = tvm.cpu()
-    if reference[0] not in _loaded:
-        _loaded[reference[0]] = _load(*reference)
-
-    def reference_time() -> float:
-        module, arguments = _loaded[reference[0]]
-        evaluator = module.time_evaluator("main", device, number=1, repeat=2, min_repeat_ms=2)
-        return float(min(evaluator(*arguments).results))
-
-    before = reference_time()
-    module, arguments = _load(path, shapes)
-    first = module.time_evaluator("main", device, number=1, repeat=2)(*arguments).results[1]
+    if reference[0] not in _reference:
+        _reference[reference[0]] = _load(*reference)
+    known = _reference[reference[0]]
+    before = min(_blocks(known, REFERENCE_S, 2))
+    candidate = _load(path, sizes)
+    first = _block(candidate, 1, 2)[1]
     if first > timing.cutoff_s:
-        return [float(first)], before
-    evaluator = module.time_evaluator(
-        "main", device, number=1, repeat=timing.repeats, min_repeat_ms=timing.sample_ms
-    )
-    samples = [float(second) for second in evaluator(*arguments).results]
-    return samples, max(before, reference_time())
+        return [first], before
+    samples = _blocks(candidate, timing.sample_ms / 1e3, timing.repeats)
+    return samples, max(before, min(_blocks(known, REFERENCE_S, 2)))
 
 
-def _load(path: str, shapes: list[tuple[int, ...]]) -> _Reference:
+def _load(path: str, sizes: Sequence[int]) -> _Loaded:
     import numpy as np
     import tvm
 
     rng = np.random.default_rng(0)
     arguments = [
-        tvm.runtime.tensor(rng.random(shape, dtype=np.float32) - np.float32(0.5))
-        for shape in shapes
+        tvm.runtime.tensor(rng.random(size, dtype=np.float32) - np.float32(0.5)) for size in sizes
     ]
     return tvm.runtime.load_module(path), arguments
+
+
+def _blocks(loaded: _Loaded, seconds: float, count: int) -> list[float]:
+    """Seconds a call, in `count` blocks of about `seconds` without parting of the threads."""
+    estimate = max(min(_block(loaded, ESTIMATE_REPEATS, 2)), 1e-8)
+    return _block(loaded, max(1, round(seconds / estimate)), count)
+
+
+def _block(loaded: _Loaded, repeats: int, count: int) -> list[float]:
+    import tvm
+
+    module, arguments = loaded
+    evaluate = module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
+    return [float(second) / repeats for second in evaluate(repeats, *arguments).results]

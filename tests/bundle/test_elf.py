@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ofatvm.elf import elf_machine, host_machine, machine_of
+from ofatvm.elf import elf_machine, host_machine, is_whole_object, machine_of
 from ofatvm.errors import BundleError
-from tests.bundle.making import Tiny
+from tests.bundle.making import TARGET, Tiny
 
 
 def test_the_machine_of_a_compiled_network(tiny: Tiny) -> None:
@@ -83,3 +83,32 @@ def test_damaged_headers(
 )
 def test_triples_and_uname_name_the_same_machines(word: str, machine: str) -> None:
     assert machine_of(word) == machine
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    from ofatvm.compiler.llvm import compile_ir
+
+    path = tmp_path_factory.mktemp("object") / "small.o"
+    functions = [
+        f"define i32 @f{n}(i32 %x) {{\n  %y = mul i32 %x, {n}\n  ret i32 %y\n}}" for n in range(20)
+    ]
+    compile_ir("\n".join(functions), TARGET, path)
+    return path.read_bytes()
+
+
+def test_no_cut_object_passes(compiled: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "small.o"
+    path.write_bytes(compiled)
+    assert is_whole_object(path)
+    for length in [*range(0, len(compiled), 64), len(compiled) - 1]:
+        path.write_bytes(compiled[:length])
+        assert not is_whole_object(path), length
+
+
+def test_no_other_file_is_an_object(compiled: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "small.o"
+    assert not is_whole_object(path)
+    for data in (bytes(len(compiled)), b"MZ" + compiled[2:], compiled[:4] + b"\7" + compiled[5:]):
+        path.write_bytes(data)
+        assert not is_whole_object(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import runpy
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -136,13 +138,55 @@ def test_a_bad_image_is_one_line(
 
 @pytest.mark.parametrize(
     ("block", "way_out"),
-    [("PIL", "pip install numpy pillow"), ("numpy", "pip install"), ("tvm", "apache-tvm==0.27")],
+    [
+        ("PIL", "pip install numpy pillow"),
+        ("numpy", "pip install"),
+        ("tvm", "apache-tvm==0.27"),
+        ("tvm_ffi", "apache-tvm-ffi=="),
+    ],
 )
 def test_a_missing_module_is_one_line(bundle: Path, block: str, way_out: str) -> None:
     done = run(bundle, bundle / "sample/image.png", block=block)
     assert (done.returncode, done.stdout) == (5, "")
     assert way_out in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_model_that_does_not_load_is_one_line(
+    bundle: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    if content is None:  # a library, but not of a network
+        source = tmp_path / "x.c"
+        source.write_text("int nothing;")
+        subprocess.run(["gcc", "-shared", "-o", copy / "model.so", source], check=True)
+    else:
+        (copy / "model.so").write_bytes(content)
+    digest = hashlib.sha256((copy / "model.so").read_bytes()).hexdigest()
+    sign(copy, files={"model.so": {"sha256": digest}})
+    done = run(copy, copy / "sample/image.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot load model.so" in done.stderr
+    assert "apache-tvm==" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_many_calls_give_the_same_and_take_no_more_memory(bundle: Path, tiny: Tiny) -> None:
+    script = runpy.run_path(str(bundle / "run.py"))
+    network = script["Runtime"]().network(bundle / "model.so")
+    process = psutil.Process()
+    for _ in range(50):
+        first = network(tiny.given)
+    before = process.memory_info().rss
+    for _ in range(2000):
+        assert np.array_equal(network(tiny.given), first)
+    # One leaked input each would be 400 MB.
+    assert process.memory_info().rss - before < 20_000_000
+    assert np.abs(first - tiny.result).max() < 1e-5
+    with pytest.raises(RuntimeError, match="expect Tensor with ndim 4 but get 2"):
+        network(np.zeros((1, 5), np.float32))
+    assert np.array_equal(network(tiny.given[:, ::1]), first)
 
 
 @pytest.mark.parametrize(

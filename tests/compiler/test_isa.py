@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from ofatvm.compiler import isa
-from ofatvm.compiler.isa import check_cpu, host_target, tvm_target, vector_unit, with_triple
+from ofatvm.compiler.isa import (
+    check_cpu,
+    host_target,
+    tvm_target,
+    vector_unit,
+    with_family,
+    with_triple,
+)
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import TargetError
 from ofatvm.paths import data_dir
@@ -196,3 +203,31 @@ def test_flags_are_read_in_llvms_spelling() -> None:
     flags = isa._cpu_flags()
     assert {"sse2", "fxsr"} <= flags
     assert not any("_" in flag for flag in flags)
+
+
+@x86_only
+@pytest.mark.parametrize(
+    ("text", "family"),
+    [
+        ("llvm -mcpu=znver3", ("x86-64-v3",)),
+        ("llvm -mcpu=skylake", ("x86-64-v3",)),
+        ("llvm -mcpu=alderlake -num-cores=4", ("x86-64-v3",)),
+        ("llvm -mcpu=skylake-avx512", ("x86-64-v4", "x86-64-v3")),
+        ("llvm -mcpu=x86-64-v4", ("x86-64-v3",)),
+        ("llvm -mcpu=znver4 -mattr=-avx512vl", ("x86-64-v3",)),
+        ("llvm -mcpu=x86-64-v3", ()),
+        ("llvm -mcpu=znver3 -mattr=-avx2", ()),
+        ("llvm -mcpu=core2", ()),
+        ("llvm", ()),
+        ("llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72", ()),
+    ],
+)
+def test_a_cpu_belongs_to_the_levels_it_does(text: str, family: tuple[str, ...]) -> None:
+    assert with_family(parse_target(text)).family == family
+
+
+@x86_only
+def test_a_family_that_is_given_stays_and_a_renamed_level_belongs_to_the_level() -> None:
+    given = Target("mine", mcpu="znver3", family=("other",))
+    assert with_family(given) == given
+    assert with_family(Target("mine", mcpu="x86-64-v3")).family == ("x86-64-v3",)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, process
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ofatvm.compiler.kernels import KernelLibrary, is_whole, kernel_digest, library_digest
+from ofatvm.compiler.kernels import KernelLibrary, is_compiled, kernel_digest, library_digest
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape
 from ofatvm.compiler.space import default_config
 from ofatvm.errors import CompileError, MissingInputError
-from tests.workbench import TARGET, UNIT, InlineExecutor
+from tests.workbench import TARGET, UNIT, InlineExecutor, in_a_row, packed, run_flat
 
 SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
+FULL = Workload("pointwise", (5, 4, 10), (5, 4, 24), scaled=True, residual=True)
+ODD = Workload("depthwise", (5, 7, 13), (5, 7, 13), 3, 1, "h_swish")
+BARE = Workload("dense", (40,), (32,), bias=False)
 MEAN = Workload("mean", (4, 4, 16), (16,), bias=False)
 IMPOSSIBLE = ScheduleConfig(rows=4, columns=1, groups=1, lanes=4, block_rows=0)
 
@@ -55,22 +59,31 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     assert again.require([MEAN, SMALL]) == first
     assert again.missing([SMALL, MEAN]) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert sorted(before) == sorted(
-        {tmp_path / TARGET.fingerprint, *(k.path for k in first.values())}
-    )
+    [entry] = tmp_path.rglob("entry-*.o")
+    kernels = [path for k in first.values() for path in (k.path, k.object_path)]
+    assert set(before) == {tmp_path / TARGET.fingerprint, entry, *kernels}
 
 
-def test_a_kernel_does_what_the_workload_says(
-    tmp_path: Path, reference: Callable[[Workload, list[np.ndarray]], np.ndarray]
+@pytest.mark.parametrize("workload", [SMALL, FULL, ODD, BARE, MEAN], ids=lambda w: w.key)
+def test_a_kernels_own_program_does_what_the_workload_says(
+    tmp_path: Path,
+    reference: Callable[[Workload, list[np.ndarray]], np.ndarray],
+    workload: Workload,
 ) -> None:
-    import tvm
-
-    kernel = library(tmp_path).require([MEAN])[MEAN]
-    x = np.random.default_rng(0).standard_normal((4, 4, 16)).astype(np.float32)
-    out = tvm.runtime.tensor(np.zeros(16, np.float32))
-    tvm.runtime.load_module(str(kernel.path))[kernel.symbol](tvm.runtime.tensor(x), out)
-    np.testing.assert_allclose(out.numpy(), reference(MEAN, [x]), rtol=1e-5, atol=1e-6)
-    assert kernel_shapes(MEAN, kernel.config) == [(4, 4, 16), (16,)]
+    kernel = library(tmp_path).require([workload])[workload]
+    rng = np.random.default_rng(0)
+    shapes = workload.argument_shapes[:-1]
+    arguments = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    expected = reference(workload, arguments)
+    if workload.is_compute:
+        arguments[1] = packed(arguments[1], kernel.config.channels)
+        assert arguments[1].shape == packed_shape(workload, kernel.config)
+    assert [a.shape for a in arguments] == kernel_shapes(workload, kernel.config)[:-1]
+    held = 1 + (1 + workload.bias if workload.is_compute else 0)
+    groups = (arguments[0].ravel(), in_a_row(arguments[1:held]), in_a_row(arguments[held:]))
+    for repeats in (1, 3):
+        out = run_flat(kernel.path, kernel.sizes, *groups, repeats=repeats)
+        np.testing.assert_allclose(out.reshape(workload.out_shape), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_everything_that_changes_code_changes_the_digest() -> None:
@@ -102,17 +115,43 @@ def test_a_record_chooses_the_schedule(tmp_path: Path) -> None:
     assert library_digest([plain, plain]) == library_digest([plain])
 
 
-@pytest.mark.parametrize("keep", [0, 10, 70, 1500, -1])
-def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, keep: int) -> None:
-    import tvm
-
+@pytest.mark.parametrize(
+    ("suffix", "keep"),
+    # What is last in a shared object is not loaded: without it, the kernel still works.
+    [*(product([".so", ".o"], [0, 10, 70, 0.5, -1])), (".o", 0.95)],
+)
+def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, keep: float, suffix: str) -> None:
     kernel = library(tmp_path).require([MEAN])[MEAN]
-    data = kernel.path.read_bytes()
-    kernel.path.write_bytes(data[:keep] if keep >= 0 else b"\0" * len(data))
+    assert is_compiled(kernel)
+    path = kernel.path.with_suffix(suffix)
+    data = path.read_bytes()
+    length = int(len(data) * keep) if 0 < keep < 1 else int(keep)
+    path.write_bytes(data[:length] if keep >= 0 else b"\0" * len(data))
     assert library(tmp_path).missing([MEAN]) == [kernel]
     library(tmp_path).require([MEAN])
-    assert is_whole(kernel.path)
-    assert tvm.runtime.load_module(str(kernel.path))[kernel.symbol] is not None
+    assert is_compiled(kernel)
+    assert path.stat().st_size == len(data)
+
+
+@pytest.mark.parametrize("suffix", [".so", ".o"])
+def test_half_a_kernel_is_none(tmp_path: Path, suffix: str) -> None:
+    kernel = library(tmp_path).require([MEAN])[MEAN]
+    kernel.path.with_suffix(suffix).unlink()
+    assert library(tmp_path).missing([MEAN]) == [kernel]
+
+
+def test_a_damaged_entry_is_compiled_again(tmp_path: Path) -> None:
+    library(tmp_path).require([MEAN])
+    [entry] = tmp_path.rglob("entry-*.o")
+    data = entry.read_bytes()
+    entry.write_bytes(data[: len(data) // 2])
+    library(tmp_path).require([SMALL])
+    assert len(entry.read_bytes()) == len(data)
+
+
+def test_nothing_temporary_stays(tmp_path: Path) -> None:
+    library(tmp_path).require([SMALL, MEAN])
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
 def test_without_a_linker_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ofatvm.arch import DEFAULT_SPACE, SPACES
 from ofatvm.compiler.isa import host_target, tvm_target, vector_unit
+from ofatvm.compiler.link import link_host
+from ofatvm.compiler.lower import compile_kernel
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape, scheduled
 from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.graph import operator_graph
 from ofatvm.target import Target, parse_target
+from tests.workbench import LoadedKernel, packed
 
+# More threads than most small kernels have parts, and numbers that divide nothing.
+TASKS = (1, 2, 3, 5)
 Reference = Callable[[Workload, list[np.ndarray]], np.ndarray]
 
 EDGES = [
@@ -49,31 +55,42 @@ def target(request: pytest.FixtureRequest) -> Target:
     return found
 
 
-def pack(weight: np.ndarray, channels: int) -> np.ndarray:
-    tiled = weight.reshape(*weight.shape[:-1], weight.shape[-1] // channels, channels)
-    return np.ascontiguousarray(np.moveaxis(tiled, -2, 0))
-
-
+@pytest.fixture
 def assert_computes(
-    workload: Workload, config: ScheduleConfig, target: Target, reference: Reference
-) -> None:
-    import tvm
+    target: Target, reference: Reference, tmp_path: Path
+) -> Callable[[Workload, ScheduleConfig], None]:
+    def check(workload: Workload, config: ScheduleConfig) -> None:
+        rng = np.random.default_rng(zlib.crc32(workload.key.encode()))
+        shapes = workload.argument_shapes[:-1]
+        arguments = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+        expected = reference(workload, arguments)
+        if workload.is_compute:
+            arguments[1] = packed(arguments[1], config.channels)
+            assert arguments[1].shape == packed_shape(workload, config)
+        else:
+            assert packed_shape(workload, config) is None
+        assert kernel_shapes(workload, config) == [
+            *(argument.shape for argument in arguments),
+            workload.out_shape,
+        ]
+        kernel = compiled(workload, config, target, tmp_path)
+        for tasks in TASKS if config.parallel else (1,):
+            output = kernel(arguments, workload.out_shape, tasks)
+            error = np.abs(output - expected).max() / np.abs(expected).max()
+            assert error < 1e-5, (config, tasks, error)
 
-    rng = np.random.default_rng(zlib.crc32(workload.key.encode()))
-    arguments = [rng.standard_normal(shape, dtype=np.float32) for shape in workload.argument_shapes]
-    arguments[-1][:] = np.nan
-    expected = reference(workload, arguments[:-1])
-    if workload.is_compute:
-        arguments[1] = pack(arguments[1], config.channels)
-        assert arguments[1].shape == packed_shape(workload, config)
-    else:
-        assert packed_shape(workload, config) is None
-    assert [argument.shape for argument in arguments] == kernel_shapes(workload, config)
-    kernel = tvm.tirx.build(scheduled(workload, config).mod, target=tvm_target(target))["main"]
-    tensors = [tvm.runtime.tensor(argument) for argument in arguments]
-    kernel(*tensors)
-    error = np.abs(tensors[-1].numpy() - expected).max() / np.abs(expected).max()
-    assert error < 1e-5, (config, error)
+    return check
+
+
+def compiled(
+    workload: Workload, config: ScheduleConfig, target: Target, folder: Path
+) -> LoadedKernel:
+    """Each kernel in files of its own: a library that is open must not be overwritten."""
+    stem = f"kernel{len(list(folder.iterdir()))}"
+    built, path = folder / f"{stem}.o", folder / f"{stem}.so"
+    compile_kernel(workload, config, "kernel", tvm_target(target), built)
+    link_host(str(path), [str(built)])
+    return LoadedKernel(path, "kernel")
 
 
 def configs(workload: Workload, target: Target, extra: int) -> list[ScheduleConfig]:
@@ -86,10 +103,10 @@ def configs(workload: Workload, target: Target, extra: int) -> list[ScheduleConf
 
 @pytest.mark.parametrize("workload", EDGES, ids=lambda workload: workload.key)
 def test_edge_shapes_compute_what_the_reference_does(
-    workload: Workload, target: Target, reference: Reference
+    workload: Workload, target: Target, assert_computes: Callable[..., None]
 ) -> None:
     for config in configs(workload, target, 3):
-        assert_computes(workload, config, target, reference)
+        assert_computes(workload, config)
 
 
 def network() -> list[Workload]:
@@ -106,29 +123,29 @@ def network() -> list[Workload]:
 
 @pytest.mark.parametrize("workload", network(), ids=lambda workload: workload.key)
 def test_kernels_of_real_networks_compute_what_the_reference_does(
-    workload: Workload, target: Target, reference: Reference
+    workload: Workload, target: Target, assert_computes: Callable[..., None]
 ) -> None:
     for config in configs(workload, target, 1):
-        assert_computes(workload, config, target, reference)
+        assert_computes(workload, config)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", [*EDGES, *network()], ids=lambda workload: workload.key)
 def test_many_points_compute_what_the_reference_does(
-    workload: Workload, target: Target, reference: Reference
+    workload: Workload, target: Target, assert_computes: Callable[..., None]
 ) -> None:
     for config in configs(workload, target, 25):
-        assert_computes(workload, config, target, reference)
+        assert_computes(workload, config)
 
 
 def test_packing_keeps_every_weight() -> None:
     workload = Workload("depthwise", (8, 8, 24), (8, 8, 24), 5)
-    config = ScheduleConfig(1, 4, 3, 4)
+    config = ScheduleConfig(rows=1, columns=4, groups=3, lanes=4)
     weight = np.arange(5 * 5 * 24, dtype=np.float32).reshape(5, 5, 24)
-    packed = pack(weight, config.channels)
-    assert packed.shape == packed_shape(workload, config) == (2, 5, 5, 12)
-    assert packed[1, 2, 3, 4] == weight[2, 3, 16]
-    assert np.array_equal(np.sort(packed.ravel()), weight.ravel())
+    tiles = packed(weight, config.channels)
+    assert tiles.shape == packed_shape(workload, config) == (2, 5, 5, 12)
+    assert tiles[1, 2, 3, 4] == weight[2, 3, 16]
+    assert np.array_equal(np.sort(tiles.ravel()), weight.ravel())
 
 
 def test_a_schedule_is_a_trace_that_a_record_can_hold() -> None:
@@ -137,7 +154,7 @@ def test_a_schedule_is_a_trace_that_a_record_can_hold() -> None:
     from ofatvm.compiler.primfunc import workload_module
 
     workload = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="h_swish")
-    schedule = scheduled(workload, ScheduleConfig(1, 4, 2, 8))
+    schedule = scheduled(workload, ScheduleConfig(rows=1, columns=4, groups=2, lanes=8))
     again = s_tir.Schedule(workload_module(workload))
     schedule.trace.apply_to_schedule(again, remove_postproc=False)
     import tvm

@@ -42,11 +42,11 @@ def case(
         return
     garbage = tmp_path / "garbage.so"
     garbage.write_bytes(b"not a library")
-    broken = Program(garbage, small.kernels, small.shapes)
+    broken = Program(garbage, small.kernels, small.sizes)
     kernels = setup.library.require(CALIBRATION)
     calibration = [kernels[workload] for workload in CALIBRATION]
     gone = LocalDevice(1, calibration, 1.0)
-    gone.calibration = [(str(garbage), "kernel", [(1,)])]
+    gone.calibration = [(str(garbage), (1, 1, 1, 1))]
     with LocalDevice(1, calibration) as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "STRIKES", 1)
         yield Case(device, small, large, broken, gone)

@@ -95,7 +95,17 @@ def test_a_hang_ends_with_all_its_children(tmp_path: Path) -> None:
 def test_no_runtime_is_missing_input(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tvm.py").write_text("raise ImportError('no libtvm_runtime.so')")
+    (tmp_path / "tvm_ffi.py").write_text("raise ImportError('no libtvm_ffi.so')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(MissingInputError, match=r"no TVM runtime: no libtvm_runtime.so"):
+    with pytest.raises(MissingInputError, match=r"no TVM runtime: no libtvm_ffi.so"):
+        run_bundle(tiny.model, tiny.given, threads=1, timeout_s=60)
+
+
+def test_no_runtime_library_is_missing_input(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tvm").mkdir()
+    (tmp_path / "tvm" / "__init__.py").write_text("raise RuntimeError('nothing imports this')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(MissingInputError, match=r"no TVM runtime: .*tvm_runtime"):
         run_bundle(tiny.model, tiny.given, threads=1, timeout_s=60)

@@ -119,3 +119,24 @@ def test_files_are_written_even_when_tuning_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         tune_space(setup, [128], trials_per_workload=1)
     assert len((tuning_folder(setup) / RECORDS_FILE).read_bytes().splitlines()) == FEW
+
+
+def test_the_tuner_is_given_the_siblings_unless_from_scratch(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, given = module.tune, []
+
+    def listening(*arguments: Any, siblings: Sequence[Any], **options: Any) -> TuningSummary:
+        given.append([sibling.name for sibling in siblings])
+        return begin(*arguments, **options)
+
+    monkeypatch.setattr(module, "tune", listening)
+    other = setup.target.with_threads(setup.target.num_cores)
+    assert other != setup.target
+    workload = space_workloads(setup.space, 128)[0].workload
+    with Journal.open(setup.tuning_logs / other.record_names[0]) as journal:
+        write_owner(journal.folder, other, UNIT)
+        journal.append([Trial(workload.key, default_config(workload, UNIT), (1e-4,))])
+    tune_space(setup, [128], trials_per_workload=1)
+    tune_space(setup, [128], trials_per_workload=1, from_scratch=True)
+    assert given == [[other.record_names[0]], []]

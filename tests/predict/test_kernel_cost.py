@@ -49,3 +49,12 @@ def test_fitting_again_replaces_what_was_learned() -> None:
     model.fit(features, -cost)
     assert model.samples == 400
     assert np.corrcoef(model.score(features), cost)[0, 1] < -0.9
+
+
+def test_what_weighs_more_counts_more() -> None:
+    features, cost = data(400)
+    both, opposed = np.concatenate([features, features]), np.concatenate([cost, -cost])
+    model = KernelCostModel(seed=0, threads=1)
+    for heavy, sign in (((1.0, 0.05), 1), ((0.05, 1.0), -1)):
+        model.fit(both, opposed, np.repeat(heavy, 400))
+        assert np.corrcoef(model.score(features), sign * cost)[0, 1] > 0.9

@@ -13,7 +13,7 @@ import pytest
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled
-from ofatvm.compiler.space import default_config, schedule_space
+from ofatvm.compiler.space import VectorUnit, default_config, schedule_space
 from ofatvm.errors import RecordError
 from ofatvm.target import Target
 from ofatvm.tuning.journal import FINAL, Journal, Trial
@@ -252,3 +252,27 @@ def test_costs_are_positive_and_finite() -> None:
     assert trial(SMALL, 1, 0.3).cost == 0.3
     assert math.isinf(replace(trial(SMALL, 1, 0.3), seconds=(), error="run: no").cost)
     assert default_config(SMALL, UNIT) in schedule_space(SMALL, UNIT)
+
+
+def test_a_familys_records_for_narrower_vectors_are_translated_or_left_out(tmp_path: Path) -> None:
+    wide = VectorUnit(lanes=4 * UNIT.lanes, registers=2 * UNIT.registers, threads=1)
+    narrow = ScheduleConfig(1, 4, 1, UNIT.lanes)
+    alien = replace(trial(MEAN, 0, 0.1), workload="of_another_version")
+    small = replace(trial(SMALL, 0, 0.1), config=narrow)
+    keep(tmp_path / "level-2", small, trial(MEAN, 2, 0.1), alien)
+    write_owner(tmp_path / "level-2", TARGET, UNIT)
+    target = Target(name="zen", family=("level-2",))
+    as_it_is = find_records(target, [tmp_path]).configs
+    assert find_records(target, [tmp_path], UNIT).configs == as_it_is
+    fitting = find_records(target, [tmp_path], wide)
+    assert fitting.sources["level-2"] == len(fitting.configs)
+    assert fitting.configs.pop(SMALL.key) == replace(narrow, lanes=wide.lanes)
+    space = schedule_space(MEAN, wide)
+    assert all(key == MEAN.key and found in space for key, found in fitting.configs.items())
+
+
+def test_a_targets_own_records_are_never_translated(tmp_path: Path) -> None:
+    keep(tmp_path / TARGET.name, trial(SMALL, 2, 0.1))
+    write_owner(tmp_path / TARGET.name, TARGET, UNIT)
+    wide = VectorUnit(lanes=4 * UNIT.lanes, registers=32, threads=1)
+    assert config(find_records(TARGET, [tmp_path], wide).configs, SMALL) == 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from ofatvm.compiler.isa import host_target, vector_unit
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import default_config, schedule_space
-from ofatvm.events import Event, Progress, StageFinished, StageStarted
+from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted
 from ofatvm.tuning import tune as module
 from ofatvm.tuning.journal import FINAL, Journal, Trial
+from ofatvm.tuning.siblings import Sibling
 from ofatvm.tuning.tune import TuningSummary, tune
 from ofatvm.tuning.workers import Timing
 from ofatvm.tuning.workloads import WorkloadUse
@@ -205,3 +207,108 @@ def test_real_kernels_are_tuned(tmp_path: Path) -> None:
     progress = [event for event in events if isinstance(event, Progress) and event.stage == "tune"]
     assert [event.done for event in progress] == [4, 8]
     assert math.isfinite(done.seconds)
+
+
+def sibling(*, best: int = 3, count: int = 200) -> Sibling:
+    """A sibling whose record of the pointwise kernel is the space's `best`-th schedule.
+
+    The others are twice as slow as on the machine that FakeWorkers stands for.
+    """
+    space = schedule_space(POINTWISE, UNIT)
+    runnable = [c for c in space if c.unroll != 4 and c.order != 2]
+    times = {c: 2e-6 * (1 + abs(c.groups - 2) + abs(c.columns - 4)) for c in runnable[:count]}
+    ordered = dict(sorted(times.items(), key=lambda item: item[1]))
+    return Sibling("near", UNIT, {POINTWISE.key: {space[best]: 1e-6} | ordered})
+
+
+def test_a_siblings_best_comes_first_and_the_default_second(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    near = sibling()
+    events: list[Event] = []
+    done = run(tmp_path, 9, siblings=[near], on_event=events.append)
+    assert done.siblings == (near,)
+    assert events[0] == Notice("info", f"{HOST.name} starts from {near}")
+    tried = [trial.config for trial in Journal.read(tmp_path).trials[POINTWISE.key]]
+    record, *others = list(near.costs[POINTWISE.key])
+    assert tried[:2] == [record, default_config(POINTWISE, UNIT)]
+    assert tried[2:4] == [config for config in others if config != tried[1]][:2]
+    assert (done.new_trials, done.complete) == (9 + min(9, len(schedule_space(TINY, UNIT))), 2)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 17, 40])
+def test_any_budget_is_kept_with_a_sibling(
+    tmp_path: Path, fake: type[FakeWorkers], trials: int
+) -> None:
+    done = run(tmp_path, trials, siblings=[sibling()])
+    journal = Journal.read(tmp_path)
+    assert len(journal.trials[POINTWISE.key]) == trials
+    assert done.complete == 2
+    assert len({trial.config for trial in journal.trials[POINTWISE.key]}) == trials
+
+
+def test_one_trial_settles_whether_a_borrowed_record_beats_the_default(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    default = default_config(POINTWISE, UNIT)
+    for name, best in (("good", None), ("bad", -1)):
+        space = [c for c in schedule_space(POINTWISE, UNIT) if c.unroll != 4 and c.order != 2]
+        key = [abs(c.groups - 2) + abs(c.columns - 4) for c in space]
+        order = np.argsort(key, kind="stable")
+        record = space[order[best or 0]]
+        near = Sibling("near", UNIT, {POINTWISE.key: {record: 1e-6}})
+        run(tmp_path / name, 1, siblings=[near])
+        journal = Journal.read(tmp_path / name)
+        assert [trial.config for trial in journal.trials[POINTWISE.key]] == [record]
+        assert {trial.config for trial in journal.finals[POINTWISE.key]} == {record, default}
+        kept = journal.best(POINTWISE.key)
+        assert kept is not None
+        costs = [abs(c.groups - 2) + abs(c.columns - 4) for c in (record, default)]
+        assert kept.cost == pytest.approx(1e-6 * (1 + min(costs)))
+
+
+def test_few_trials_from_a_sibling_do_what_many_do_from_scratch(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    # The sibling has never tried the best schedules, but its trials say where they lie.
+    near = sibling()
+    costs = near.costs[POINTWISE.key]
+    slow = {config: time for config, time in costs.items() if time > 2.1e-6}
+    run(tmp_path / "few", 9, siblings=[replace(near, costs={POINTWISE.key: slow})])
+    run(tmp_path / "many", 64)
+    few, many = (Journal.read(tmp_path / name).best(POINTWISE.key) for name in ("few", "many"))
+    assert few is not None
+    assert many is not None
+    assert few.cost <= many.cost / 0.95
+
+
+def test_a_sibling_does_not_matter_once_all_is_tried(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    run(tmp_path, 6)
+    events: list[Event] = []
+    done = run(tmp_path, 6, siblings=[sibling()], on_event=events.append)
+    assert (done.new_trials, done.siblings) == (0, ())
+    assert not any(isinstance(event, Notice) for event in events)
+
+
+def test_a_sibling_that_knows_none_of_the_workloads_is_no_obstacle(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    other = Workload("mean", (4, 4, 16), (16,), bias=False)
+    near = Sibling("near", UNIT, {other.key: {schedule_space(other, UNIT)[0]: 1.0}})
+    assert run(tmp_path, 9, siblings=[near]).complete == 2
+    first = Journal.read(tmp_path).trials[POINTWISE.key][0]
+    assert first.config == default_config(POINTWISE, UNIT)
+
+
+def test_real_kernels_are_tuned_from_a_sibling(tmp_path: Path) -> None:
+    done = run(tmp_path, 2, siblings=[sibling()])
+    assert (done.new_trials, done.build_failures, done.run_failures) == (4, 0, 0)
+    assert all(journal_best(tmp_path, w).stage == FINAL for w in (POINTWISE, TINY))
+
+
+def journal_best(folder: Path, workload: Workload) -> Trial:
+    best = Journal.read(folder).best(workload.key)
+    assert best is not None
+    return best

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ofatvm.compiler.isa import host_target, vector_unit
+from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
+from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import default_config
 from ofatvm.errors import MissingInputError
 from ofatvm.tuning import workers as module
@@ -30,7 +31,7 @@ def workers() -> Iterator[Workers]:
     host = host_target(threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RUN_TIMEOUT_S", TIMEOUT_S)
-        with Workers(host.to_dict(), vector_unit(host), builders=1) as running:
+        with Workers(host, vector_unit(host), builders=1) as running:
             yield running
 
 
@@ -39,7 +40,7 @@ def assert_works(workers: Workers) -> None:
     [(path, error)] = workers.build([(SMALL, config)])
     assert error == ""
     assert path is not None
-    seconds, error = workers.run(path, kernel_shapes(SMALL, config), QUICK)
+    seconds, error = workers.run(path, kernel_sizes(SMALL, config), QUICK)
     assert error == ""
     assert len(seconds) == 2
     assert all(0 < second < 0.1 for second in seconds)
@@ -66,7 +67,7 @@ def test_a_slow_candidate_gets_one_sample(workers: Workers) -> None:
     [(path, _)] = workers.build([(SMALL, config)])
     assert path is not None
     timing = replace(QUICK, cutoff_s=0.0)
-    seconds, error = workers.run(path, kernel_shapes(SMALL, config), timing)
+    seconds, error = workers.run(path, kernel_sizes(SMALL, config), timing)
     assert (len(seconds), error) == (1, "")
 
 
@@ -74,7 +75,7 @@ def test_a_candidate_that_raises_is_one_error(workers: Workers) -> None:
     config = default_config(SMALL, workers.unit)
     [(path, _)] = workers.build([(SMALL, config)])
     assert path is not None
-    seconds, error = workers.run(path, [(1, 1, 1)] * 4, QUICK)
+    seconds, error = workers.run(path, [1] * 3, QUICK)
     assert seconds == ()
     assert error.startswith("run: ")
     assert "\n" not in error
@@ -100,11 +101,11 @@ def test_a_candidate_that_crashes_or_hangs_costs_itself_alone(
     source = tmp_path / "bad.c"
     source.write_text(
         "#include <stdlib.h>\n"
-        f"int __tvm_ffi_main(void* self, void* args, int count, void* result) {{ {body}\n}}\n"
+        f"int __tvm_ffi_forward(void* self, void* args, int count, void* result) {{ {body}\n}}\n"
     )
     path = tmp_path / "bad.so"
     subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", path, source], check=True)
-    seconds, error = workers.run(path, [(1,)], QUICK)
+    seconds, error = workers.run(path, [1] * 4, QUICK)
     assert seconds == ()
     assert error.startswith(said)
     assert_works(workers)
@@ -114,7 +115,7 @@ def test_what_is_no_module_is_one_error(workers: Workers, tmp_path: Path) -> Non
     path = tmp_path / "bad.so"
     path.write_bytes(b"not an ELF file")
     for candidate in (path, tmp_path / "missing.so"):
-        seconds, error = workers.run(candidate, [(1,)], QUICK)
+        seconds, error = workers.run(candidate, [1] * 4, QUICK)
         assert seconds == ()
         assert error.startswith("run: ")
     assert_works(workers)
@@ -125,7 +126,7 @@ def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_initialise", _no_linker)
         with (
-            Workers(host.to_dict(), vector_unit(host), builders=1) as running,
+            Workers(host, vector_unit(host), builders=1) as running,
             pytest.raises(MissingInputError, match=r"^no ld found$"),
         ):
             running.build([(SMALL, default_config(SMALL, running.unit))])

@@ -9,8 +9,11 @@ apache-tvm-ffi==VERSION, with the versions that manifest.json names).
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
+import importlib.util
 import json
+import math
 import os
 import platform
 import sys
@@ -124,27 +127,162 @@ def centre(image: Any, width: int, height: int) -> Any:
 
 def load_network(manifest: dict[str, Any]) -> Any:
     """A function from the input array to the output array."""
-    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = min(manifest["target"]["threads"], cores or 1)
     os.environ.setdefault("TVM_NUM_THREADS", str(threads))
-    # tvm_ffi loads torch wherever it is installed, which takes seconds and is not needed.
-    sys.modules["torch"] = None  # type: ignore[assignment]
     needed = " ".join(
         f"{name}=={manifest['versions'][name]}"
         for name in ("apache-tvm", "apache-tvm-ffi")
         if name in manifest["versions"]
     )
     try:
-        import tvm
-        from tvm.runtime.vm import VirtualMachine
-    except (ImportError, OSError) as error:
+        runtime = Runtime()
+    except (ImportError, OSError, AttributeError) as error:
         fail(f"no TVM runtime: {error} (pip install {needed})", 5)
     try:
-        run = VirtualMachine(tvm.runtime.load_module(str(HERE / "model.so")), tvm.cpu())["main"]
-    except (RuntimeError, ValueError, AttributeError, OSError) as error:
+        return runtime.network(HERE / "model.so")
+    except RuntimeError as error:
         fail(f"cannot load model.so: {error} (it was compiled with {needed})", 1)
-    return lambda pixels: run(tvm.runtime.tensor(pixels)).numpy()
+
+
+class Value(ctypes.Structure):
+    """TVMFFIAny: a value with its type, or a pointer to an object."""
+
+    _fields_ = (("type", ctypes.c_int32), ("zero", ctypes.c_uint32), ("value", ctypes.c_int64))
+
+
+class Bytes(ctypes.Structure):
+    """TVMFFIByteArray."""
+
+    _fields_ = (("data", ctypes.c_char_p), ("size", ctypes.c_size_t))
+
+
+class Tensor(ctypes.Structure):
+    """DLTensor, and behind it what makes it a DLManagedTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("dimensions", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    )
+
+
+class Runtime:
+    """TVM's runtime libraries, called by their C interface, tvm/ffi/c_api.h.
+
+    Importing tvm, or tvm_ffi, would take 20 to 100 times as long as this, and more memory.
+    """
+
+    INT, BOOL, STRING, TENSOR = 1, 2, 8, 70  # TVMFFITypeIndex
+    HEADER_BYTES = 24  # TVMFFIObject, before what an object holds
+    CPU, POOLED_ALLOCATOR, FLOAT = 1, 2, 2
+    ALIGNMENT = 64
+
+    def __init__(self) -> None:
+        """Load the libraries; ImportError or OSError if they are not installed."""
+        self.ffi = self._library("tvm_ffi", "libtvm_ffi.so")
+        self._library("tvm", "libtvm_runtime.so")
+
+    @staticmethod
+    def _library(package: str, name: str) -> Any:
+        found = importlib.util.find_spec(package)
+        if found is None:
+            raise ImportError(f"No module named {package!r}")
+        for folder in found.submodule_search_locations or ():
+            path = Path(folder) / "lib" / name
+            if path.is_file():
+                return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        raise ImportError(f"{package} has no {name}")
+
+    def network(self, path: Path) -> Any:
+        """The network in a file, from array to array; RuntimeError if it cannot be loaded."""
+        import numpy as np
+
+        library = self._call(self._global("ffi.ModuleLoadFromFile"), str(path))
+        machine = self._call(self._function(library, "vm_load_executable"))
+        start = self._function(machine, "vm_initialization")
+        self._call(start, self.CPU, 0, self.POOLED_ALLOCATOR)
+        main = self._function(machine, "main")
+
+        def run(pixels: Any) -> Any:
+            # A copy that starts where TVM's own tensors may: at a multiple of 64 bytes.
+            room = np.empty(pixels.nbytes + self.ALIGNMENT, np.uint8)
+            first = -room.ctypes.data % self.ALIGNMENT
+            copy = room[first : first + pixels.nbytes].view(np.float32).reshape(pixels.shape)
+            copy[...] = pixels
+            shape = (ctypes.c_int64 * copy.ndim)(*copy.shape)
+            strides = (ctypes.c_int64 * copy.ndim)(*(step // 4 for step in copy.strides))
+            given = Tensor(data=copy.ctypes.data, dimensions=copy.ndim, shape=shape)
+            given.device[0], given.strides = self.CPU, strides
+            given.code, given.bits, given.lanes = self.FLOAT, 32, 1
+            handle = ctypes.c_void_p()
+            self._check(
+                self.ffi.TVMFFITensorFromDLPack(ctypes.byref(given), 0, 1, ctypes.byref(handle))
+            )
+            result = self._call(main, Value(self.TENSOR, 0, handle.value))
+            taken = Tensor.from_address(result.value + self.HEADER_BYTES)
+            size = taken.shape[: taken.dimensions]
+            numbers = ctypes.POINTER(ctypes.c_float * math.prod(size))
+            output = np.array(ctypes.cast(taken.data, numbers).contents).reshape(size)
+            for used in (handle, ctypes.c_void_p(result.value)):
+                self.ffi.TVMFFIObjectDecRef(used)
+            return output
+
+        return run
+
+    def _global(self, name: str) -> Value:
+        handle, text = ctypes.c_void_p(), name.encode()
+        self._check(
+            self.ffi.TVMFFIFunctionGetGlobal(
+                ctypes.byref(Bytes(text, len(text))), ctypes.byref(handle)
+            )
+        )
+        if not handle.value:
+            raise RuntimeError(f"the TVM runtime has no {name}")
+        return Value(value=handle.value)
+
+    def _function(self, module: Value, name: str) -> Value:
+        found = self._call(self._global("ffi.ModuleGetFunction"), module, name, True)
+        if not found.type:
+            raise RuntimeError(f"it has no function {name}")
+        return found
+
+    def _call(self, function: Value, *given: Any) -> Value:
+        """The result of a function; objects in it are the caller's."""
+        arguments, texts = (Value * len(given))(), []
+        for place, value in enumerate(given):
+            if isinstance(value, Value):
+                arguments[place] = value
+            elif isinstance(value, str):
+                texts.append(ctypes.create_string_buffer(os.fsencode(value)))
+                arguments[place] = Value(self.STRING, 0, ctypes.addressof(texts[-1]))
+            else:
+                kind = self.BOOL if isinstance(value, bool) else self.INT
+                arguments[place] = Value(kind, 0, int(value))
+        result = Value()
+        self._check(
+            self.ffi.TVMFFIFunctionCall(
+                ctypes.c_void_p(function.value), arguments, len(given), ctypes.byref(result)
+            )
+        )
+        return result
+
+    def _check(self, code: int) -> None:
+        if code == 0:
+            return
+        error = ctypes.c_void_p()
+        self.ffi.TVMFFIErrorMoveFromRaised(ctypes.byref(error))
+        # The cell of an error begins with its kind and its message.
+        message = Bytes.from_address((error.value or 0) + self.HEADER_BYTES + ctypes.sizeof(Bytes))
+        raise RuntimeError((message.data or b"").decode("utf-8", "replace"))
 
 
 def read_labels(manifest: dict[str, Any], count: int) -> list[str]:

@@ -1,0 +1,93 @@
+"""`ofatvm report --cost`: a table that fits, one JSON object, and clear refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofatvm.cli.report import energy_text, ratio_text
+from tests.pipeline.test_cost import (
+    ALONE,
+    ALONE_FILE,
+    EVERY,
+    SIBLINGS,
+    SIBLINGS_FILE,
+    Desk,
+    session,
+)
+
+Ofatvm = Callable[..., Any]
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A desk with everything on it, and the words that ask for its report."""
+    monkeypatch.setattr("ofatvm.cli.report.data_dir", lambda kind: tmp_path / "shipped" / kind)
+    desk = Desk(tmp_path)
+    desk.journal("x86-64-v3", len(EVERY))
+    big = {"trials": 110_826, "wall_s": 9000.0, "cpu_s": 17000.5, "energy_j": 170_005.0}
+    desk.ledger("x86-64-v3", [session(1, **big)])
+    desk.result(ALONE_FILE, ALONE)
+    desk.result(SIBLINGS_FILE, SIBLINGS)
+    return [
+        *("report", "--cost", "--target", "x86-64-v3"),
+        *("--tuning-logs", str(desk.logs), "--results", str(desk.results)),
+    ]
+
+
+@pytest.mark.parametrize("columns", ["80", "60", "200", None])
+def test_the_table_fits(
+    ofatvm: Ofatvm, words: list[str], monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    answer = ofatvm(*words)
+    assert (answer.code, answer.err) == (0, "")
+    assert max(map(len, answer.out.splitlines())) <= min(80, int(columns or 80))
+    assert "ratio: to the space at 128, tuned once" in answer.out
+    assert "break-even: from 243 networks on" in answer.out
+    assert "energy: estimated" in answer.out
+    if columns != "60":
+        assert "110,826" in answer.out.splitlines()[4]
+
+
+def test_json_is_one_object(ofatvm: Ofatvm, words: list[str]) -> None:
+    answer = ofatvm(*words, "--json", "--watts-per-core", "1")
+    assert answer.code == 0
+    found = answer.json
+    assert (found["ok"], found["baseline"]) == (True, "space at 128, tuned once")
+    assert found["rows"][0]["energy_j"] == 17000.5
+    assert found["rows"][0]["trials_ratio"] == 1.0
+
+
+def test_without_cost_is_exit_2(ofatvm: Ofatvm) -> None:
+    answer = ofatvm("report")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--cost" in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_no_ledger_is_exit_5(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    words = ("report", "--cost", "--target", "x86-64-v2", "--tuning-logs", tmp_path)
+    answer = ofatvm(*words)
+    assert (answer.code, answer.out) == (5, "")
+    assert answer.err.startswith("error: no tuning run of x86-64-v2")
+    assert len(answer.err.splitlines()) == 1
+    assert ofatvm(*words, "--json").json["error"]["exit_code"] == 5
+
+
+@pytest.mark.parametrize("watts", ["0", "-3", "nan", "x"])
+def test_bad_watts_are_exit_2(ofatvm: Ofatvm, watts: str) -> None:
+    assert ofatvm("report", "--cost", "--watts-per-core", watts).code == 2
+
+
+def test_figures_are_short() -> None:
+    assert [energy_text(j) for j in (0.0, 13.6, 999.4, 27_000.0, 999_900.0)] == [
+        *("0 J", "14 J", "999 J", "27.0 kJ", "1.0 MJ"),
+    ]
+    assert [ratio_text(r) for r in (1.0, 0.0, 0.134, 0.0123, 0.00042)] == [
+        *("1.00", "0.00", "0.13", "0.012", "4e-04"),
+    ]
