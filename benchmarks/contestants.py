@@ -184,12 +184,12 @@ class TorchEager:
 
 
 class TorchCompile:
-    """Inductor with weights frozen."""
+    """Inductor with weights frozen; a variant is another mode."""
 
     packages = ("torch",)
     setting = "inductor, freezing, C++ wrapper, channels last"
 
-    def __init__(self, mode: str = "max-autotune", *, threads: int) -> None:
+    def __init__(self, mode: str = "default", *, threads: int) -> None:
         """The whole process stays without gradients, which freezing needs."""
         import torch
         from torch._inductor import config, select_algorithm

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ofatvm.arch import DEFAULT_SPACE, ArchSpace, find_space
+from ofatvm.compiler.isa import vector_unit
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import resolve_target
@@ -73,7 +74,7 @@ def main() -> None:
 
     space = find_space(DEFAULT_SPACE).at(options.resolution)
     target = resolve_target(options.target)
-    records = find_records(target, [data_dir("tuning_logs")])
+    records = find_records(target, [data_dir("tuning_logs")], vector_unit(target))
     shipped = with_records(space, options.subnets, options.seed, set(records.configs))
     successive = one_after_another(space, options.orders, options.seed)
     content = {

@@ -25,8 +25,9 @@ from ofatvm.arch import DEFAULT_SPACE
 from ofatvm.compiler.link import link_host
 from ofatvm.compiler.llvm import compile_ir
 from ofatvm.compiler.plan import Workload, kernel_calls
-from ofatvm.compiler.program import FORWARD, Step, compile_program
+from ofatvm.compiler.program import Step, compile_program
 from ofatvm.compiler.relax import build_program
+from ofatvm.device.loaded import load_program
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.setup import Setup, prepare
 
@@ -34,6 +35,8 @@ CHAINS = 24
 LOOPS = 2000
 BLOCKS_MB = (0.5, 16.0, 512.0)
 SAMPLES = 9
+SAMPLE_S = 5e-3
+NETWORK_CALLS = 300
 
 
 def main() -> None:
@@ -75,9 +78,10 @@ def profile(setup: Setup, arch, folder: Path) -> dict:
     graph = operator_graph(arch)
     calls = kernel_calls(graph)
     kernels = setup.library.require(call.workload for call in calls)
-    seconds = {w: best_time(k.path, k.sizes, repeats=None) for w, k in kernels.items()}
+    seconds = {w: best_time(k.path, k.sizes) for w, k in kernels.items()}
     program = build_program(graph, kernels, setup.target, folder / "network.so")
-    network = best_time(program.path, program.sizes, repeats=1)
+    calls_s = load_program(str(program.path), program.sizes).samples(NETWORK_CALLS)
+    network = float(np.median(calls_s))
     rows = []
     for workload, kernel in kernels.items():
         moved = 4 * sum(map(math.prod, workload.argument_shapes))
@@ -138,26 +142,12 @@ def timed(setup: Setup, folder: Path, name: str, ir: str, weights: int) -> float
     compile_ir(ir, setup.target, probe)
     compile_program([Step("probe", True, (("weights", 0), ("out", 0)))], setup.target, own)
     link_host(str(path), [str(entry(setup.target, folder)), str(own), str(probe)])
-    return best_time(path, (1, weights, 1, 4096), repeats=None)
+    return best_time(path, (1, weights, 1, 4096))
 
 
-def best_time(path: Path, sizes: tuple[int, ...], *, repeats: int | None) -> float:
-    """Seconds a call: the least of some samples of `repeats` calls, or of 5 ms."""
-    import tvm
-
-    rng = np.random.default_rng(0)
-    arguments = [
-        tvm.runtime.tensor((rng.random(size, dtype=np.float32) - np.float32(0.5)) / 5)
-        for size in sizes
-    ]
-    evaluator = tvm.runtime.load_module(str(path)).time_evaluator
-    if repeats == 1:
-        results = evaluator(FORWARD, tvm.cpu(), number=1, repeat=300)(1, *arguments).results
-        return float(np.median(results))
-    first = min(evaluator(FORWARD, tvm.cpu(), number=1, repeat=2)(2, *arguments).results) / 2
-    count = max(1, round(5e-3 / first))
-    timer = evaluator(FORWARD, tvm.cpu(), number=1, repeat=SAMPLES)
-    return min(timer(count, *arguments).results) / count
+def best_time(path: Path, sizes: tuple[int, ...]) -> float:
+    """Seconds a call: the least of some samples."""
+    return min(load_program(str(path), sizes).blocks(SAMPLES, SAMPLE_S))
 
 
 def peak_ir(lanes: int) -> str:

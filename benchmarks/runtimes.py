@@ -32,6 +32,7 @@ from race_subnets import write_subnets
 
 from ofatvm.arch import DEFAULT_SPACE, parse_arch
 from ofatvm.paths import data_dir
+from ofatvm.tuning.energy import this_machine
 
 HERE = Path(__file__).resolve().parent
 SUBNETS = HERE / "runtime_subnets.json"
@@ -143,7 +144,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--contestants",
         default=rivals,
-        help=f"default {rivals}; `torch.compile (default)` compiles faster",
+        help=f"default {rivals}; `torch.compile (max-autotune)` compiles for an hour",
     )
     parser.add_argument("--networks", default="", help="only these names, with commas")
     parser.add_argument("--processes", type=int, default=3)
@@ -319,11 +320,7 @@ def enter(child: Child, networks: Sequence[Network], race: dict[str, Any]) -> bo
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+    return this_machine() | {
         "system": platform.platform(),
         "python": platform.python_version(),
     }

@@ -1,8 +1,9 @@
 """Subnets built and measured a minute: kernel library against a plain compilation of each subnet.
 
 Both roads build and measure the same seeded subnets in one run, in turn, with the same schedules
-and the same measuring protocol. The plain road compiles every subnet whole, as `tvm.compile` does,
-with its kernels and weights; the library's one-time compilation is counted and shown apart.
+and the same measuring protocol. The plain road keeps nothing: for every subnet it compiles all of
+its kernels anew, in the same worker processes, into a folder that is empty at first, and then its
+program. The library's one-time compilation is counted and shown apart.
 
     .venv/bin/python benchmarks/subnets_per_minute.py
 """
@@ -18,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE
-from ofatvm.compiler.plan import kernel_calls
-from ofatvm.compiler.relax import Program, build_model
+from ofatvm.arch import DEFAULT_SPACE, Arch
+from ofatvm.compiler.kernels import KernelLibrary
+from ofatvm.compiler.relax import Program, build_program
 from ofatvm.device.timing import SAMPLE
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.measure import compile_space, local_device, programs_for
-from ofatvm.pipeline.setup import prepare
+from ofatvm.pipeline.setup import Setup, prepare
 from ofatvm.store import Store
 
 
@@ -60,10 +61,9 @@ def main() -> None:
                 ours.append((time.perf_counter() - began) / len(group))
                 if len(plain) >= options.plain:
                     continue
+                empty = Path(folder) / f"plain-{len(plain)}"
                 began = time.perf_counter()
-                slow = device.measure(
-                    [plain_program(setup, group[0], Path(folder))], SAMPLE, seed=0
-                )
+                slow = device.measure([plain_program(setup, group[0], empty)], SAMPLE, seed=0)
                 plain.append(time.perf_counter() - began)
                 if isinstance(fast[0], str) or isinstance(slow[0], str):
                     raise SystemExit(f"a subnet failed: {fast[0]} / {slow[0]}")
@@ -94,25 +94,13 @@ def per_minute(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def plain_program(setup, arch, folder: Path) -> Program:
-    """The subnet compiled whole, kernels and random weights inside."""
+def plain_program(setup: Setup, arch: Arch, folder: Path) -> Program:
+    """The subnet's program over a kernel library that is empty at first; `folder` is new."""
     graph = operator_graph(arch)
-    calls = kernel_calls(graph)
-    kernels = {call.workload: setup.library.kernel(call.workload) for call in calls}
-    rng = np.random.default_rng(0)
-    weights = {
-        call.weights: (
-            rng.standard_normal(call.workload.weight_shape, dtype=np.float32),
-            rng.standard_normal(call.workload.out_shape[-1], dtype=np.float32)
-            if call.workload.bias
-            else None,
-        )
-        for call in calls
-        if call.weights
-    }
-    path = folder / f"{abs(hash(arch))}.so"
-    build_model(graph, kernels, weights, setup.target, path)
-    return Program(path, (), ((1, arch.resolution, arch.resolution, 3),))
+    library = KernelLibrary(folder, setup.target, setup.unit, setup.records.configs, setup.executor)
+    kernels = library.require(setup.workloads([arch]))
+    path = folder / "network.so"
+    return setup.executor.submit(build_program, graph, kernels, setup.target, path).result()
 
 
 if __name__ == "__main__":

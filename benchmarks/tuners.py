@@ -3,7 +3,8 @@
 Each tuner gets the same number of trials on the same workloads, one after the other; the best
 schedules of both and our default schedule are then timed side by side. MetaSchedule runs with its
 default CPU rules and a population that suits a small machine, and builds in the same kind of
-persistent workers, because its own builder times out here.
+persistent workers, because its own builder times out here. In the comparison each call starts its
+threads: a candidate of MetaSchedule's cannot do otherwise, and ours is called with one repeat.
 
     .venv/bin/python benchmarks/tuners.py
 """
@@ -15,23 +16,30 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
+import statistics
 import sys
 import tempfile
 import time
 import types
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ofatvm.compiler.isa import vector_unit
+from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.primfunc import workload_module
-from ofatvm.compiler.schedule import kernel_shapes
-from ofatvm.compiler.space import default_config
+from ofatvm.compiler.program import FORWARD
+from ofatvm.compiler.schedule import ScheduleConfig
+from ofatvm.compiler.space import VectorUnit, default_config
+from ofatvm.device.children import child_pool, outcome, set_threads
 from ofatvm.pipeline.setup import resolve_target
+from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.tune import tune
-from ofatvm.tuning.workers import Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
 
 WORKLOADS = (
@@ -41,7 +49,83 @@ WORKLOADS = (
     "depthwise_k5s2_56x56x144_relu",
 )
 BATCH = 16
-FINAL = Timing(repeats=9, sample_ms=20)
+ROUNDS = 3
+TIMEOUT_S = 60.0
+TRIAL, FINAL = (3, 8e-3), (9, 20e-3)
+"""How many samples a kernel is timed with, and the seconds of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A packed function: its library, its name, what comes before its tensors, their shapes."""
+
+    path: Path
+    function: str
+    leading: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class Pools:
+    """Builders, one per core that is tuned for, and one runner; a context manager."""
+
+    def __init__(self, target: Target, unit: VectorUnit, folder: Path) -> None:
+        """The first job of each pool starts its processes."""
+        self.target = target
+        self.folder = folder
+        self.builders = unit.threads
+        self.build = child_pool(set_threads, 1, timeout_s=TIMEOUT_S, children=unit.threads)
+        self.run = child_pool(set_threads, unit.threads, timeout_s=TIMEOUT_S)
+
+    def __enter__(self) -> Pools:
+        """Nothing to start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop every process."""
+        self.build.shutdown()
+        self.run.shutdown()
+
+    def time(
+        self, candidate: Candidate, protocol: tuple[int, float]
+    ) -> tuple[Sequence[float], str]:
+        """Samples in seconds a call, or none and the error."""
+        job = self.run.submit(
+            time_calls,
+            str(candidate.path),
+            candidate.function,
+            candidate.leading,
+            candidate.shapes,
+            *protocol,
+        )
+        samples, error = outcome(job, "run")
+        return samples or (), error
+
+
+def time_calls(
+    path: str,
+    function: str,
+    leading: tuple[int, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    count: int,
+    sample_s: float,
+) -> list[float]:
+    """Seconds a call, in samples of enough calls, each of which starts its threads.
+
+    Runs in the runner.
+    """
+    import numpy as np
+    import tvm
+
+    rng = np.random.default_rng(0)
+    tensors = [
+        tvm.runtime.tensor((rng.random(shape, dtype=np.float32) - np.float32(0.5)) / 5)
+        for shape in shapes
+    ]
+    timer = tvm.runtime.load_module(path).time_evaluator
+    first = timer(function, tvm.cpu(), number=1, repeat=3)(*leading, *tensors).results
+    calls = max(1, math.ceil(sample_s / max(min(first), 1e-8)))
+    evaluate = timer(function, tvm.cpu(), number=calls, repeat=count)
+    return [float(second) for second in evaluate(*leading, *tensors).results]
 
 
 def import_cpu_intrinsics() -> None:
@@ -68,59 +152,115 @@ def build_candidate(text: str, target: dict[str, Any], path: str) -> None:
     built.export_library(path, fcompile=link_host)
 
 
-def metaschedule(workload: Workload, workers: Workers, trials: int, folder: Path, model: Any):
-    """Tune with MetaSchedule; the best candidate's module path, argument shapes and trials run."""
+def metaschedule(
+    workload: Workload, pools: Pools, trials: int, model: Any
+) -> tuple[Candidate | None, int]:
+    """Tune with MetaSchedule; the best candidate, None where none runs, and the trials made."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    from ofatvm.tuning.workers import _outcome
-
     context = ms.TuneContext(
         workload_module(workload),
-        target=tvm.target.Target(workers.target),
+        target=tvm.target.Target(pools.target.to_dict()),
         space_generator="post-order-apply",
         search_strategy=ms.search_strategy.EvolutionarySearch(
             population_size=256, genetic_num_iters=3, init_min_unmeasured=32
         ),
         task_name=workload.key,
         rand_state=1,
-        num_threads=workers.builders,
+        num_threads=pools.builders,
     )
     database = ms.database.MemoryDatabase()
     entry = database.commit_workload(context.mod)
     context.pre_tuning(trials, BATCH, None, database, model)
-    best, count = (float("inf"), None, None), 0
-    while candidates := context.generate_measure_candidates():
-        paths = [folder / f"{workload.key}-{count + i}.so" for i in range(len(candidates))]
+    best, best_s, made = None, math.inf, 0
+    while found := context.generate_measure_candidates():
+        paths = [pools.folder / f"{workload.key}-{made + i}.so" for i in range(len(found))]
         jobs = [
-            workers._build_pool.submit(
-                build_candidate, tvm.ir.save_json(c.sch.mod), workers.target, str(path)
+            pools.build.submit(
+                build_candidate, tvm.ir.save_json(c.sch.mod), pools.target.to_dict(), str(path)
             )
-            for c, path in zip(candidates, paths, strict=True)
+            for c, path in zip(found, paths, strict=True)
         ]
         results = []
-        for candidate, path, job in zip(candidates, paths, jobs, strict=True):
-            shapes = [tuple(int(n) for n in a.shape) for a in candidate.args_info]
-            seconds: tuple[float, ...] = ()
-            _, error = _outcome(None, job, "build")
+        for measured, path, job in zip(found, paths, jobs, strict=True):
+            shapes = tuple(tuple(int(n) for n in a.shape) for a in measured.args_info)
+            candidate = Candidate(path, "main", (), shapes)
+            samples: Sequence[float] = ()
+            _, error = outcome(job, "build")
             if not error:
-                kept = path.with_suffix(".kept.so")
-                kept.hardlink_to(path)
-                seconds, error = workers.run(path, shapes, Timing())
-                if seconds and sorted(seconds)[1] < best[0]:
-                    best = (sorted(seconds)[1], kept, shapes)
-            results.append(ms.runner.RunnerResult(list(seconds) or None, error or None))
-            if seconds:
+                samples, error = pools.time(candidate, TRIAL)
+            if samples:
+                if statistics.median(samples) < best_s:
+                    best, best_s = candidate, statistics.median(samples)
                 database.commit_tuning_record(
                     ms.database.TuningRecord(
-                        candidate.sch.trace, entry, list(seconds), context.target, None
+                        measured.sch.trace, entry, list(samples), context.target, None
                     )
                 )
-        count += len(candidates)
-        context.notify_runner_results(candidates, results)
-        model.update(context, candidates, results)
+            results.append(ms.runner.RunnerResult(list(samples) or None, error or None))
+        made += len(found)
+        context.notify_runner_results(found, results)
+        model.update(context, found, results)
     context.post_tuning()
-    return best[1], best[2], count
+    return best, made
+
+
+def built(workload: Workload, pools: Pools, configs: dict[str, ScheduleConfig]) -> list[Candidate]:
+    """Our schedules as programs of their own."""
+    paths = [pools.folder / f"{workload.key}-{name}.so" for name in configs]
+    jobs = [
+        pools.build.submit(build_kernel, workload, config, "candidate", pools.target, path)
+        for config, path in zip(configs.values(), paths, strict=True)
+    ]
+    for job in jobs:
+        job.result()
+    return [
+        Candidate(path, FORWARD, (1,), tuple((size,) for size in kernel_sizes(workload, config)))
+        for config, path in zip(configs.values(), paths, strict=True)
+    ]
+
+
+def side_by_side(pools: Pools, candidates: dict[str, Candidate]) -> dict[str, float]:
+    """Median seconds a call of each, timed in turns."""
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS):
+        for name, candidate in candidates.items():
+            found, error = pools.time(candidate, FINAL)
+            if error:
+                raise SystemExit(f"{name}: {error}")
+            samples[name] += found
+    return {name: statistics.median(found) for name, found in samples.items()}
+
+
+def compare(
+    workload: Workload, pools: Pools, unit: VectorUnit, journal: Journal, trials: int, model: Any
+) -> dict[str, Any]:
+    """Tune a workload both ways, and time the winners and our default."""
+    started = time.perf_counter()
+    theirs, made = metaschedule(workload, pools, trials, model)
+    stock_s = time.perf_counter() - started
+    if theirs is None:
+        raise SystemExit(f"{workload.key}: none of MetaSchedule's {made} candidates runs")
+    started = time.perf_counter()
+    use = WorkloadUse(workload, 1.0, float(workload.macs), 1.0)
+    tune([use], pools.target, unit, journal, trials_per_workload=trials)
+    ours_s = time.perf_counter() - started
+    best = journal.best(workload.key)
+    if best is None:
+        raise SystemExit(f"{workload.key}: none of our schedules runs")
+    configs = {"ours": best.config, "default": default_config(workload, unit)}
+    ours = dict(zip(configs, built(workload, pools, configs), strict=True))
+    median = side_by_side(pools, {"metaschedule": theirs, **ours})
+    return {
+        "workload": workload.key,
+        "trials": {"metaschedule": made, "ours": len(journal.trials[workload.key])},
+        "tuning_s": {"metaschedule": round(stock_s, 1), "ours": round(ours_s, 1)},
+        "gflops": {
+            name: round(2 * workload.macs / second / 1e9, 1) for name, second in median.items()
+        },
+        "speedup": round(median["metaschedule"] / median["ours"], 2),
+    }
 
 
 def main() -> None:
@@ -128,6 +268,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="x86-64-v3")
     parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, help="[default: each of these]"
+    )
     options = parser.parse_args()
     logging.disable(logging.INFO)
     import_cpu_intrinsics()
@@ -136,48 +279,14 @@ def main() -> None:
     target = resolve_target(options.target)
     unit = vector_unit(target)
     model = ms.cost_model.XGBModel(num_warmup_samples=32, num_tuning_cores=unit.threads)
-    rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
         Journal.open(Path(folder) / "logs") as journal,
-        Workers(target.to_dict(), unit, builders=unit.threads) as workers,
+        Pools(target, unit, Path(folder)) as pools,
     ):
-        for workload in map(Workload.parse, WORKLOADS):
-            started = time.perf_counter()
-            path, shapes, count = metaschedule(
-                workload, workers, options.trials, Path(folder), model
-            )
-            stock_s = time.perf_counter() - started
-            started = time.perf_counter()
-            use = WorkloadUse(workload, 1.0, float(workload.macs), 1.0)
-            tune([use], target, unit, journal, trials_per_workload=options.trials)
-            ours_s = time.perf_counter() - started
-            configs = {"ours": journal.best(workload.key).config}
-            configs["default"] = default_config(workload, unit)
-            built = workers.build([(workload, config) for config in configs.values()])
-            contestants = {"metaschedule": (path, shapes)}
-            for (name, config), (module, _) in zip(configs.items(), built, strict=True):
-                contestants[name] = (module, kernel_shapes(workload, config))
-            samples: dict[str, list[float]] = {name: [] for name in contestants}
-            for _ in range(3):
-                for name, (module, arguments) in contestants.items():
-                    copy = module.with_suffix(".run.so")
-                    copy.hardlink_to(module)
-                    samples[name] += workers.run(copy, arguments, FINAL)[0]
-            median = {name: sorted(found)[len(found) // 2] for name, found in samples.items()}
-            rows.append(
-                {
-                    "workload": workload.key,
-                    "trials": {"metaschedule": count, "ours": len(journal.trials[workload.key])},
-                    "tuning_s": {"metaschedule": round(stock_s, 1), "ours": round(ours_s, 1)},
-                    "gflops": {
-                        name: round(2 * workload.macs / second / 1e9, 1)
-                        for name, second in median.items()
-                    },
-                    "speedup": round(median["metaschedule"] / median["ours"], 2),
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
+        for workload in map(Workload.parse, options.workload or WORKLOADS):
+            row = compare(workload, pools, unit, journal, options.trials, model)
+            print(json.dumps(row), flush=True)
     print(
         json.dumps(
             {

@@ -29,9 +29,9 @@ def link_host(
     if path is None:
         raise MissingInputError(f"no {tool} found", hint=f"apt-get install {package}")
     flags = (
-        ["-shared", "-fPIC", "-Wl,-z,noexecstack"]
+        ["-shared", "-fPIC", "-Wl,-Bsymbolic,-z,noexecstack"]
         if needs_compiler
-        else ["-shared", "-z", "noexecstack"]
+        else ["-shared", "-Bsymbolic", "-z", "noexecstack"]
     )
     done = subprocess.run(
         [path, *flags, "-o", output, *objects, *extra],

@@ -6,7 +6,6 @@ import fcntl
 import os
 import pickle
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
+from ofatvm.device.children import child_pool, last_line
 from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 from ofatvm.device.visit import (
     Spec,
@@ -223,18 +223,8 @@ class LocalDevice:
         )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        from tvm.support.popen_pool import PopenPoolExecutor
-
         if self._pool is None:
-            self._pool = PopenPoolExecutor(
-                max_workers=1,
-                timeout=VISIT_TIMEOUT_S,
-                initializer=initialise,
-                initargs=(self.threads,),
-                # TVM prints a trace where a candidate crashes; that belongs on nobody's screen.
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._pool = child_pool(initialise, self.threads, timeout_s=VISIT_TIMEOUT_S)
         try:
             # The child keeps the time itself. This ends a child that cannot even do that.
             return self._pool.submit(function, *arguments).result(VISIT_TIMEOUT_S + START_S)
@@ -251,8 +241,7 @@ class LocalDevice:
             MemoryError,
             OSError,
         ) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            raise _CandidateError(lines[-1][:200] if lines else type(error).__name__) from None
+            raise _CandidateError(last_line(error)) from None
 
     def _restart(self) -> None:
         if self._pool is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from functools import cache
 from typing import Any
 
-from ofatvm.compiler.program import FORWARD
+from ofatvm.device.children import set_threads
+from ofatvm.device.loaded import LoadedProgram, load_program
 
 MAX_LOADED = 24
-ESTIMATE_REPEATS = 4
-POOL = 1 << 22
 CALIBRATION_S = 0.005
 REFERENCE_ROUNDS = 60
 # A program, or a kernel's own program, as a child process gets it: its file, and how many numbers
@@ -20,14 +18,13 @@ REFERENCE_ROUNDS = 60
 Spec = tuple[str, tuple[int, ...]]
 YARDSTICK_CALLS = 15
 RECENT_S = 0.08
-_loaded: OrderedDict[str, Any] = OrderedDict()
+_loaded: OrderedDict[str, LoadedProgram] = OrderedDict()
 _last: list[Any] = []
 
 
 def initialise(threads: int) -> None:
     """Fix the thread count and the cores before TVM starts its thread pool."""
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    set_threads(threads)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
@@ -38,10 +35,11 @@ def visit_program(
     block_ms: float,
 ) -> tuple[list[float], tuple[float, float]]:
     """Calls' seconds for one block, and the yardstick's seconds before and after it."""
-    estimate = max(min(_calls(program, 3)), 1e-6)
-    _calls(program, max(1, int(warmup_ms / 1e3 / estimate)))
+    loaded = _program(*program)
+    estimate = max(min(loaded.samples(3)), 1e-6)
+    loaded.samples(max(1, int(warmup_ms / 1e3 / estimate)))
     before = _recent(yardstick)
-    calls = _calls(program, max(5, min(2000, int(block_ms / 1e3 / estimate))))
+    calls = loaded.samples(max(5, min(2000, int(block_ms / 1e3 / estimate))))
     return calls, (before, _calibrate(yardstick))
 
 
@@ -61,64 +59,20 @@ def reference_time(yardstick: Spec | list[Spec]) -> float:
     return sorted(_calibrate(yardstick) for _ in range(REFERENCE_ROUNDS))[REFERENCE_ROUNDS // 10]
 
 
-def _calls(program: Spec, count: int) -> list[float]:
-    """Seconds of each of `count` calls."""
-    import tvm
-
-    module, arguments = _program(*program)
-    evaluate = module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
-    return [float(call) for call in evaluate(1, *arguments).results]
-
-
-def _program(path: str, sizes: tuple[int, ...]) -> tuple[Any, list[Any]]:
-    """The loaded library and its arguments; the least recently used ones are given up."""
-    import tvm
-
+def _program(path: str, sizes: tuple[int, ...]) -> LoadedProgram:
+    """The loaded program; the least recently used ones are given up."""
     if path in _loaded:
         _loaded.move_to_end(path)
         return _loaded[path]
-    _loaded[path] = (tvm.runtime.load_module(path), _random(sizes))
+    _loaded[path] = load_program(path, sizes)
     while len(_loaded) > MAX_LOADED:
         _loaded.popitem(last=False)
     return _loaded[path]
 
 
-@cache
-def _pool() -> Any:
-    """Random numbers, small enough that activations neither overflow nor become denormal."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    return (rng.random(POOL, dtype=np.float32) - np.float32(0.5)) * np.float32(0.2)
-
-
-def _random(sizes: tuple[int, ...]) -> list[Any]:
-    """Tensors of their own memory for every size, filled from the pool."""
-    import numpy as np
-    import tvm
-
-    pool, start, tensors = _pool(), 0, []
-    for size in sizes:
-        if start + size > len(pool):
-            start = 0
-        values = pool[start : start + size] if size <= len(pool) else np.resize(pool, size)
-        tensors.append(tvm.runtime.tensor(values))
-        start += size
-    return tensors
-
-
 def _kernel_time(kernel: Spec, block_s: float) -> float:
     """Median seconds of a kernel's calls, repeated by the threads without parting in between."""
-    import tvm
-
-    module, arguments = _program(*kernel)
-
-    def blocks(repeats: int, count: int) -> list[float]:
-        evaluate = module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
-        return [float(second) / repeats for second in evaluate(repeats, *arguments).results]
-
-    estimate = max(min(blocks(ESTIMATE_REPEATS, 2)), 1e-8)
-    return sorted(blocks(max(1, round(block_s / 5 / estimate)), 5))[2]
+    return sorted(_program(*kernel).blocks(5, block_s / 5))[2]
 
 
 def _recent(yardstick: Spec | list[Spec]) -> float:
@@ -133,6 +87,6 @@ def _calibrate(yardstick: Spec | list[Spec]) -> float:
     if isinstance(yardstick, list):
         seconds = sum(_kernel_time(kernel, CALIBRATION_S) for kernel in yardstick)
     else:
-        seconds = sorted(_calls(yardstick, YARDSTICK_CALLS))[YARDSTICK_CALLS // 2]
+        seconds = sorted(_program(*yardstick).samples(YARDSTICK_CALLS))[YARDSTICK_CALLS // 2]
     _last[:] = [yardstick, time.monotonic(), seconds]
     return seconds

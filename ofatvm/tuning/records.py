@@ -179,7 +179,6 @@ def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> i
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    
     built_for = tvm.target.Target(target.to_dict())
     with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
         database = ms.database.JSONDatabase(work_dir=temporary)

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.program import FORWARD
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.errors import CompileError, OfatvmError
+from ofatvm.device.children import child_pool, outcome, set_threads
+from ofatvm.device.loaded import LoadedProgram, load_program
+from ofatvm.errors import CompileError
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ REFERENCE = Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_sw
 DISTURBED = 1.15
 RETRIES = 3
 REFERENCE_S = 0.002
-ESTIMATE_REPEATS = 4
 FOLDER_PREFIX = "ofatvm-tune-"
 
 
@@ -73,26 +72,14 @@ class Workers:
 
     def __enter__(self) -> Workers:
         """Start the pools."""
-        from tvm.support.popen_pool import PopenPoolExecutor
-
-        self._build_pool = PopenPoolExecutor(
-            max_workers=self.builders,
-            timeout=BUILD_TIMEOUT_S,
-            initializer=_initialise,
-            initargs=(1,),
-            maximum_process_uses=BUILDS_PER_WORKER,
-            # What a candidate or an interrupt makes a worker print belongs on nobody's screen.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        self._build_pool = child_pool(
+            set_threads,
+            1,
+            timeout_s=BUILD_TIMEOUT_S,
+            children=self.builders,
+            most_jobs=BUILDS_PER_WORKER,
         )
-        self._run_pool = PopenPoolExecutor(
-            max_workers=1,
-            timeout=RUN_TIMEOUT_S,
-            initializer=_initialise,
-            initargs=(self.unit.threads,),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._run_pool = child_pool(set_threads, self.unit.threads, timeout_s=RUN_TIMEOUT_S)
         return self
 
     def __exit__(
@@ -118,7 +105,11 @@ class Workers:
             path = Path(self._folder.name) / f"k{self._count}.so"
             job = self._build_pool.submit(build_candidate, workload, config, self.target, str(path))
             futures.append((path, job))
-        return [_outcome(path, job, "build") for path, job in futures]
+        errors = [outcome(job, "build")[1] for _, job in futures]
+        return [
+            (None if error else path, error)
+            for (path, _), error in zip(futures, errors, strict=True)
+        ]
 
     def run(
         self, path: Path, sizes: Sequence[int], timing: Timing
@@ -129,7 +120,7 @@ class Workers:
             job = self._run_pool.submit(
                 time_kernel, str(path), tuple(sizes), timing, self._built_reference()
             )
-            result, error = _outcome(None, job, "run")
+            result, error = outcome(job, "run")
             if error:
                 return (), error
             samples, reference_s = result
@@ -160,35 +151,6 @@ def _sweep() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outcome(value: Any, job: Any, what: str) -> tuple[Any, str]:
-    """A job's result (or `value` where it has none), or None and a one-line error."""
-    try:
-        result = job.result()
-    except TimeoutError:
-        return None, f"{what}: took too long and was killed"
-    except ChildProcessError:
-        return None, f"{what}: the worker process died"
-    except OfatvmError as error:
-        # No linker: not the candidate's fault, and true of all others.
-        raise type(error)(_last_line(error).partition(": ")[2]) from None
-    except OSError as error:
-        raise CompileError(f"{what}: {_last_line(error)}", hint="is the disk full?") from None
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        return None, f"{what}: {_last_line(error)}"
-    return (value if result is None else result), ""
-
-
-def _last_line(error: Exception) -> str:
-    """What an error says: Popen workers hand it back with the text of the whole trace."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip()[:160] if lines else type(error).__name__
-
-
-def _initialise(threads: int) -> None:
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-
-
 def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, path: str) -> None:
     """Compile one candidate into a program of its own; runs in a builder."""
     built = Path(path)
@@ -196,8 +158,7 @@ def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, 
     built.with_suffix(".o").unlink()
 
 
-_Loaded = tuple[Any, list[Any]]
-_reference: dict[str, _Loaded] = {}
+_reference: dict[str, LoadedProgram] = {}
 
 
 def time_kernel(
@@ -208,37 +169,12 @@ def time_kernel(
     Runs in the runner. Returns samples and the slower of the two reference times, seconds a call.
     """
     if reference[0] not in _reference:
-        _reference[reference[0]] = _load(*reference)
+        _reference[reference[0]] = load_program(*reference)
     known = _reference[reference[0]]
-    before = min(_blocks(known, REFERENCE_S, 2))
-    candidate = _load(path, sizes)
-    first = _block(candidate, 1, 2)[1]
+    before = min(known.blocks(2, REFERENCE_S))
+    candidate = load_program(path, sizes)
+    first = candidate.samples(2)[1]
     if first > timing.cutoff_s:
         return [first], before
-    samples = _blocks(candidate, timing.sample_ms / 1e3, timing.repeats)
-    return samples, max(before, min(_blocks(known, REFERENCE_S, 2)))
-
-
-def _load(path: str, sizes: Sequence[int]) -> _Loaded:
-    import numpy as np
-    import tvm
-
-    rng = np.random.default_rng(0)
-    arguments = [
-        tvm.runtime.tensor(rng.random(size, dtype=np.float32) - np.float32(0.5)) for size in sizes
-    ]
-    return tvm.runtime.load_module(path), arguments
-
-
-def _blocks(loaded: _Loaded, seconds: float, count: int) -> list[float]:
-    """Seconds a call, in `count` blocks of about `seconds` without parting of the threads."""
-    estimate = max(min(_block(loaded, ESTIMATE_REPEATS, 2)), 1e-8)
-    return _block(loaded, max(1, round(seconds / estimate)), count)
-
-
-def _block(loaded: _Loaded, repeats: int, count: int) -> list[float]:
-    import tvm
-
-    module, arguments = loaded
-    evaluate = module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
-    return [float(second) / repeats for second in evaluate(repeats, *arguments).results]
+    samples = candidate.blocks(timing.repeats, timing.sample_ms / 1e3)
+    return samples, max(before, min(known.blocks(2, REFERENCE_S)))

@@ -124,7 +124,7 @@ def test_what_is_no_module_is_one_error(workers: Workers, tmp_path: Path) -> Non
 def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -> None:
     host = host_target(threads=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_initialise", _no_linker)
+        patch.setattr(module, "set_threads", _no_linker)
         with (
             Workers(host, vector_unit(host), builders=1) as running,
             pytest.raises(MissingInputError, match=r"^no ld found$"),

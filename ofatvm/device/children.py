@@ -1,0 +1,71 @@
+"""Child processes for what may crash or hang: how they start, and what became of their jobs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ofatvm.errors import CompileError, OfatvmError
+
+if TYPE_CHECKING:
+    from tvm.support.popen_pool import PopenPoolExecutor
+
+
+def child_pool(
+    initialise: Callable[[int], None],
+    threads: int,
+    *,
+    timeout_s: float,
+    children: int = 1,
+    most_jobs: int | None = None,
+) -> PopenPoolExecutor:
+    """Processes that each call `initialise(threads)` first; the first job starts them.
+
+    One that dies or takes longer than `timeout_s` is started again, as is one after `most_jobs`.
+    """
+    from tvm.support.popen_pool import PopenPoolExecutor
+
+    return PopenPoolExecutor(
+        max_workers=children,
+        timeout=timeout_s,
+        initializer=initialise,
+        initargs=(threads,),
+        maximum_process_uses=most_jobs,
+        # What a candidate, TVM or an interrupt makes a child print belongs on nobody's screen.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def set_threads(threads: int) -> None:
+    """Fix the thread count before TVM starts its thread pool."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def outcome(job: Any, what: str) -> tuple[Any, str]:
+    """A candidate's result and "", or None and one line of what went wrong in `what`.
+
+    Raises what is not the candidate's fault.
+    """
+    try:
+        return job.result(), ""
+    except TimeoutError:
+        return None, f"{what}: took too long and was killed"
+    except ChildProcessError:
+        return None, f"{what}: the worker process died"
+    except OfatvmError as error:
+        # No linker: not the candidate's fault, and true of all others.
+        raise type(error)(last_line(error).partition(": ")[2]) from None
+    except OSError as error:
+        raise CompileError(f"{what}: {last_line(error)}", hint="is the disk full?") from None
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        return None, f"{what}: {last_line(error)}"
+
+
+def last_line(error: Exception) -> str:
+    """What an error says: children hand it back with the text of the whole trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:160] if lines else type(error).__name__

@@ -1,0 +1,64 @@
+"""A program loaded into this process, and the seconds of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ofatvm.compiler.program import FORWARD
+
+ESTIMATE_REPEATS = 4
+POOL = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """A library with the packed function `forward`, and its tensors: input, weights and so on."""
+
+    module: Any
+    tensors: tuple[Any, ...]
+
+    def samples(self, count: int, *, repeats: int = 1) -> list[float]:
+        """Seconds a call, in `count` samples of `repeats` calls whose threads do not part."""
+        import tvm
+
+        evaluate = self.module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
+        return [float(second) / repeats for second in evaluate(repeats, *self.tensors).results]
+
+    def blocks(self, count: int, seconds: float) -> list[float]:
+        """Seconds a call, in `count` samples that take about `seconds` each."""
+        estimate = max(min(self.samples(2, repeats=ESTIMATE_REPEATS)), 1e-8)
+        return self.samples(count, repeats=max(1, round(seconds / estimate)))
+
+
+def load_program(path: str, sizes: Sequence[int]) -> LoadedProgram:
+    """The program in a library, on random numbers: as many in each tensor as `sizes` say."""
+    import tvm
+
+    return LoadedProgram(tvm.runtime.load_module(path), random_tensors(sizes))
+
+
+def random_tensors(sizes: Sequence[int]) -> tuple[Any, ...]:
+    """Flat float32 tensors of their own memory, filled from the pool."""
+    import numpy as np
+    import tvm
+
+    pool, start, tensors = _pool(), 0, []
+    for size in sizes:
+        if start + size > len(pool):
+            start = 0
+        values = pool[start : start + size] if size <= len(pool) else np.resize(pool, size)
+        tensors.append(tvm.runtime.tensor(values))
+        start += size
+    return tuple(tensors)
+
+
+@cache
+def _pool() -> Any:
+    """Random numbers, small enough that activations neither overflow nor become denormal."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return (rng.random(POOL, dtype=np.float32) - np.float32(0.5)) * np.float32(0.2)
