@@ -84,7 +84,6 @@ def every(journal: Journal) -> list[Trial]:
     return [trial for trials in journal.trials.values() for trial in trials]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_9_at_any_moment_costs_a_batch_at_most(tmp_path: Path) -> None:
     rng = np.random.default_rng(20)
