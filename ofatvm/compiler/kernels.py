@@ -18,7 +18,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from ofatvm.compiler import lower, primfunc, program, schedule
+from ofatvm.compiler import lower, program
 from ofatvm.compiler.link import link_host
 from ofatvm.compiler.memory import FLOAT_BYTES, aligned
 from ofatvm.compiler.plan import Workload
@@ -149,13 +149,13 @@ def kernel_digest(workload: Workload, config: ScheduleConfig, target: Target) ->
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-_CODE = (primfunc, schedule, lower, program)
+_CODE = ("primfunc", "schedule", "lower", "llvm", "program", "memory", "kernels", "link")
 
 
 @cache
 def _code_digest() -> str:
     """Digest of what turns workloads into machine code: TVM's version and our own sources."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in _CODE]
+    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in _CODE]
     version = metadata.version("apache-tvm").encode()
     return hashlib.sha256(b"".join([version, *sources])).hexdigest()
 
@@ -163,8 +163,7 @@ def _code_digest() -> str:
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> None:
     """Compile kernels, each into files of its own, replaced whole. Runs in a worker process."""
     for kernel in kernels:
-        whole = f".{kernel.path.stem}.{os.getpid()}"
-        temporary = kernel.path.with_name(f"{whole}.so")
+        temporary = kernel.path.with_name(f".{kernel.path.stem}.{os.getpid()}.so")
         built = temporary.with_suffix(".o")
         try:
             build_kernel(kernel.workload, kernel.config, kernel.symbol, target, temporary)
