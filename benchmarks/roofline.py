@@ -161,9 +161,6 @@ def peak_ir(lanes: int) -> str:
         f"  %b{i} = call {vector} @llvm.fma({vector} %x, {vector} %y, {vector} %a{i})"
         for i in chains
     )
-    sums = "\n".join(
-        f"  %s{i} = fadd {vector} {'%b0' if i == 1 else f'%s{i - 1}'}, %b{i}" for i in chains[1:]
-    )
     return f"""
 declare {vector} @llvm.fma({vector}, {vector}, {vector})
 define void @probe(i32 %task, i32 %tasks, ptr %weights, ptr %out) {{
@@ -179,15 +176,7 @@ loop:
   %m = add i32 %n, 1
   %end = icmp eq i32 %m, {LOOPS}
   br i1 %end, label %done, label %loop
-done:
-{sums}
-  %slot = mul i32 %task, 64
-  %at = add i32 %slot, 2048
-  %to = getelementptr float, ptr %out, i32 %at
-  store {vector} %s{CHAINS - 1}, ptr %to, align 4
-  ret void
-}}
-"""
+{summed(vector, CHAINS)}"""
 
 
 def read_ir(lanes: int, vectors: int) -> str:
@@ -204,9 +193,6 @@ def read_ir(lanes: int, vectors: int) -> str:
         for i in eight
     )
     indices = "\n".join(f"  %k{i} = add i64 %n, {i}" for i in eight)
-    sums = "\n".join(
-        f"  %s{i} = fadd {vector} {'%b0' if i == 1 else f'%s{i - 1}'}, %b{i}" for i in eight[1:]
-    )
     return f"""
 define void @probe(i32 %task, i32 %tasks, ptr %weights, ptr %out) {{
 entry:
@@ -222,12 +208,21 @@ loop:
   %m = add i64 %n, 8
   %end = icmp sge i64 %m, {vectors}
   br i1 %end, label %done, label %loop
-done:
+{summed(vector, 8)}"""
+
+
+def summed(vector: str, count: int) -> str:
+    """The end of a probe: the sum of its vectors is stored, so that none is optimised away."""
+    sums = "\n".join(
+        f"  %s{i} = fadd {vector} {'%b0' if i == 1 else f'%s{i - 1}'}, %b{i}"
+        for i in range(1, count)
+    )
+    return f"""done:
 {sums}
   %slot = mul i32 %task, 64
   %at = add i32 %slot, 2048
   %to = getelementptr float, ptr %out, i32 %at
-  store {vector} %s7, ptr %to, align 4
+  store {vector} %s{count - 1}, ptr %to, align 4
   ret void
 }}
 """

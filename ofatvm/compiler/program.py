@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUN = "ofatvm_run"
 WEIGHTS = "ofatvm_weights"
 FORWARD = "forward"
-# A waiting thread looks this often before it lets others have its core: about 50 microseconds.
+# A waiting thread looks this often before it lets others have its core: tens of microseconds.
 SPINS = 2000
 
 Base = Literal["x", "weights", "workspace", "out"]

@@ -19,12 +19,11 @@ from typing import Any
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
-from ofatvm.compiler.space import VectorUnit, schedule_space
+from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal, Trial
-from ofatvm.tuning.translate import translate
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
@@ -59,8 +58,8 @@ def find_records(
     """Records of the target itself, then of its family, from several `tuning_logs` folders.
 
     Records of other targets are never used: the look-up goes by folder, and a folder says what it
-    is. A family's records for other vectors than those of `unit` are translated, and left out
-    where the target has no such schedule.
+    is. A family's records for other vectors than those of `unit` are left out: default schedules
+    are faster, and tuning starts from them all the same (`siblings.py`).
     """
     configs: dict[str, ScheduleConfig] = {}
     sources: dict[str, int] = {}
@@ -75,32 +74,23 @@ def find_records(
             if name in own and not belongs_to(read_owner(folder), target):
                 foreign.append(folder)
                 continue
+            if unit is not None and name not in own and not _fits(folder, unit):
+                continue
             journal = Journal.read(folder)
             damaged += journal.damaged
-            best = {key: trial.config for key, trial in journal.best_of_all().items()}
-            if unit is not None and name not in own and (folder / TARGET_FILE).is_file():
-                best = _translated(best, read_unit(folder), unit)
-            for key, config in best.items():
-                configs.setdefault(key, config)
+            for key, best in journal.best_of_all().items():
+                configs.setdefault(key, best.config)
         sources[name] = len(configs) - before
     kept = {name: count for name, count in sources.items() if count or name == own[0]}
     return Records(configs, kept, damaged, tuple(foreign))
 
 
-def _translated(
-    configs: Mapping[str, ScheduleConfig], made_for: VectorUnit, unit: VectorUnit
-) -> dict[str, ScheduleConfig]:
-    if (made_for.lanes, made_for.registers) == (unit.lanes, unit.registers):
-        return dict(configs)
-    fitting = {}
-    for key, config in configs.items():
-        if not is_workload(key):
-            continue
-        space = set(schedule_space(Workload.parse(key), unit))
-        found = translate(config, made_for, unit, space)
-        if found is not None:
-            fitting[key] = found
-    return fitting
+def _fits(folder: Path, unit: VectorUnit) -> bool:
+    """Whether a folder's records were made for such vectors, or it does not say."""
+    if not (folder / TARGET_FILE).is_file():
+        return True
+    made_for = read_unit(folder)
+    return (made_for.lanes, made_for.registers) == (unit.lanes, unit.registers)
 
 
 def is_workload(key: str) -> bool:

@@ -254,24 +254,20 @@ def test_costs_are_positive_and_finite() -> None:
     assert default_config(SMALL, UNIT) in schedule_space(SMALL, UNIT)
 
 
-def test_a_familys_records_for_narrower_vectors_are_translated_or_left_out(tmp_path: Path) -> None:
+def test_a_familys_records_for_other_vectors_are_left_out(tmp_path: Path) -> None:
     wide = VectorUnit(lanes=4 * UNIT.lanes, registers=2 * UNIT.registers, threads=1)
-    narrow = ScheduleConfig(1, 4, 1, UNIT.lanes)
-    alien = replace(trial(MEAN, 0, 0.1), workload="of_another_version")
-    small = replace(trial(SMALL, 0, 0.1), config=narrow)
-    keep(tmp_path / "level-2", small, trial(MEAN, 2, 0.1), alien)
+    keep(tmp_path / "level-2", trial(SMALL, 0, 0.1), trial(MEAN, 2, 0.1))
     write_owner(tmp_path / "level-2", TARGET, UNIT)
     target = Target(name="zen", family=("level-2",))
     as_it_is = find_records(target, [tmp_path]).configs
-    assert find_records(target, [tmp_path], UNIT).configs == as_it_is
-    fitting = find_records(target, [tmp_path], wide)
-    assert fitting.sources["level-2"] == len(fitting.configs)
-    assert fitting.configs.pop(SMALL.key) == replace(narrow, lanes=wide.lanes)
-    space = schedule_space(MEAN, wide)
-    assert all(key == MEAN.key and found in space for key, found in fitting.configs.items())
+    assert set(as_it_is) == {SMALL.key, MEAN.key}
+    threads = replace(UNIT, threads=UNIT.threads + 1)
+    assert find_records(target, [tmp_path], threads).configs == as_it_is
+    for other in (wide, replace(UNIT, registers=2 * UNIT.registers)):
+        assert find_records(target, [tmp_path], other).configs == {}
 
 
-def test_a_targets_own_records_are_never_translated(tmp_path: Path) -> None:
+def test_a_targets_own_records_are_used_whatever_their_vectors(tmp_path: Path) -> None:
     keep(tmp_path / TARGET.name, trial(SMALL, 2, 0.1))
     write_owner(tmp_path / TARGET.name, TARGET, UNIT)
     wide = VectorUnit(lanes=4 * UNIT.lanes, registers=32, threads=1)
