@@ -68,15 +68,16 @@ def _segment(entry: bytes, order: str, bits: int) -> tuple[int, int, int]:
 def is_whole_object(path: Path) -> bool:
     """Whether an object file is there to its end, where its section headers are."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            head, size = file.read(64), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return False
-    if len(data) < 64 or data[:4] != b"\x7fELF" or data[4] not in (1, 2):
+    if len(head) < 64 or head[:4] != b"\x7fELF" or head[4] not in (1, 2):
         return False
-    bits = 32 * data[4]
-    offset = struct.unpack_from("<Q" if bits == 64 else "<I", data, 40 if bits == 64 else 32)[0]
-    entry, count = struct.unpack_from("<HH", data, 58 if bits == 64 else 46)
-    return bool(offset and count and offset + entry * count <= len(data))
+    bits = 32 * head[4]
+    offset = struct.unpack_from("<Q" if bits == 64 else "<I", head, 40 if bits == 64 else 32)[0]
+    entry, count = struct.unpack_from("<HH", head, 58 if bits == 64 else 46)
+    return bool(offset and count and offset + entry * count <= size)
 
 
 def machine_of(word: str) -> str:

@@ -53,10 +53,13 @@ def with_triple(target: Target) -> Target:
 
 
 def with_family(target: Target) -> Target:
-    """Fill in the families of an x86 CPU: the common levels that it does, widest first."""
-    if target.kind != "llvm" or target.family:
-        return target
+    """Fill in the families of an x86 CPU: the common levels that it does, widest first.
+
+    TargetError if LLVM does not know the target.
+    """
     built = tvm_target(target)
+    if target.family:
+        return target
     levels = (level for level, needed in _LEVELS.items() if _has(built, needed))
     return replace(target, family=tuple(level for level in levels if level != target.name))
 

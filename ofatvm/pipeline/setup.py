@@ -83,12 +83,11 @@ class Setup:
 
 def resolve_target(text: str, threads: int | None = None) -> Target:
     """The target of a --target value: `host`, or whatever `parse_target` reads."""
-    from ofatvm.compiler.isa import host_target, tvm_target, with_family, with_triple
+    from ofatvm.compiler.isa import host_target, with_family, with_triple
 
     target = host_target() if text.strip() == "host" else with_triple(parse_target(text))
     if threads is not None:
         target = target.with_threads(threads)
-    tvm_target(target)
     return with_family(target)
 
 

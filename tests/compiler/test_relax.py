@@ -12,11 +12,12 @@ from ofatvm.arch import Arch
 from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.relax import Weights, build_model, build_program, pack_weights
+from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.setup import Setup
 from ofatvm.supernet.fold import folded_weights
 from ofatvm.supernet.net import Subnet, Supernet, extract
-from tests.workbench import SPACE, TARGET, run_flat
+from tests.workbench import SPACE, TARGET, real_setup, run_flat
 
 TOLERANCE = 1e-4
 
@@ -98,6 +99,23 @@ def test_a_subnet_gives_what_pytorch_gives(bench: Setup, tmp_path: Path, which: 
         small if which == "smallest" else bench.space.sample(np.random.default_rng(8)),
         tmp_path,
     )
+
+
+def test_channels_that_a_tile_fills_up_are_no_part_of_the_output(tmp_path: Path) -> None:
+    setup = real_setup(tmp_path)
+    arch = setup.space.smallest()
+    for workload in setup.workloads([arch]):
+        channels = workload.out_shape[-1]
+        if workload.kind in ("pointwise", "dense") and channels <= 120:
+            tile = ScheduleConfig(rows=1, columns=1, groups=channels // 4 + 2, lanes=4)
+            setup.library.records[workload.key] = tile
+    filled = {
+        kernel.workload.kind
+        for kernel in kernels_of(setup, arch).values()
+        if kernel.config.channels > kernel.workload.out_shape[-1]
+    }
+    assert filled == {"pointwise", "dense"}
+    check(setup, arch, tmp_path)
 
 
 @pytest.mark.slow
