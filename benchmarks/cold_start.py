@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, Arch, find_space
+from ofatvm.arch import Arch
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 
 RESULT = Path(__file__).resolve().parent / "results" / "cold_start.json"
 OURS, PLAIN, OFFLINE = "ofatvm", "ONNX Runtime", "ONNX Runtime, optimised offline"

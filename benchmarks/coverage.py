@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, ArchSpace, find_space
+from ofatvm.arch import ArchSpace
 from ofatvm.compiler.isa import vector_unit
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import resolve_target
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 from ofatvm.tuning.records import find_records
 from ofatvm.tuning.workloads import coverage, subnet_workloads
 

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, find_space
 from ofatvm.predict.accuracy import AccuracyModel
+from ofatvm.predict.accuracy_fit import Penalties
 from ofatvm.predict.report import spearman
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared/data/imagenet_top1_ofa_mbv3_w1.0_r224.csv"
 RESOLUTION = 224
 SPLIT_SEED = 0
 REPEATS = 20
+# Those of the model that ships. Cross-validated ones gave 0.065 points instead of 0.066 (8 splits).
+PENALTIES = Penalties(blocks=3.0, products=3.0, curve=3.0)
 SOURCE = (
     "1,912 subnets of OFA-MobileNetV3 w1.0 with their measured ImageNet top-1 at 224x224 after "
     "batch-norm recalibration, as logged by Intel's DyNAS-T (data of its notebooks, 2022)"
@@ -44,6 +47,10 @@ def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return space.to_rows(archs), np.array(top1), np.array(uniform)
 
 
+def fit(rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray) -> AccuracyModel:
+    return AccuracyModel.fit(rows, top1, uniform, find_space(DEFAULT_SPACE), penalties=PENALTIES)
+
+
 def split_and_fit(
     rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray, seed: int
 ) -> tuple[AccuracyModel, dict[str, float | int | None]]:
@@ -51,7 +58,7 @@ def split_and_fit(
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(uniform))
     held = np.sort(drawn[: len(drawn) // 2])
     kept = np.setdiff1d(np.arange(len(rows)), held)
-    model = AccuracyModel.fit(rows[kept], top1[kept], uniform[kept], find_space(DEFAULT_SPACE))
+    model = fit(rows[kept], top1[kept], uniform[kept])
     predicted = model.predict(rows[held])
     errors = predicted - top1[held]
     return model, {
@@ -69,7 +76,7 @@ def search_row_rmse(rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray) -> 
     squares = []
     for fold in range(10):
         kept = np.setdiff1d(np.arange(len(rows)), met[fold::10])
-        model = AccuracyModel.fit(rows[kept], top1[kept], uniform[kept], find_space(DEFAULT_SPACE))
+        model = fit(rows[kept], top1[kept], uniform[kept])
         squares.extend((model.predict(rows[met[fold::10]]) - top1[met[fold::10]]) ** 2)
     return round(float(np.sqrt(np.mean(squares))), 4)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE
 from ofatvm.device.timing import Protocol
 from ofatvm.events import Event, Progress
 from ofatvm.pipeline.measure import (
@@ -30,6 +29,7 @@ from ofatvm.pipeline.setup import prepare
 from ofatvm.predict.baselines import baselines
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import ErrorReport, error_report
+from ofatvm.spaces import DEFAULT_SPACE
 from ofatvm.store import Store
 
 PROTOCOL = Protocol(processes=1, rounds=15, block_ms=60.0, warmup_ms=10.0, half_width=0.004)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, find_space
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 
 RANDOM_SEED, RANDOM_COUNT, FRONT_COUNT = 2026, 5, 5
 

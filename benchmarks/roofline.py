@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE
 from ofatvm.compiler.link import link_host
 from ofatvm.compiler.llvm import compile_ir
 from ofatvm.compiler.plan import Workload, kernel_calls
@@ -30,6 +29,7 @@ from ofatvm.compiler.relax import build_program
 from ofatvm.device.loaded import load_program
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.setup import Setup, prepare
+from ofatvm.spaces import DEFAULT_SPACE
 
 CHAINS = 24
 LOOPS = 2000

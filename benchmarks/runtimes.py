@@ -30,8 +30,8 @@ from contestants import CONTESTANTS, base_name, model_file, serve
 from race_figures import OURS, paid_after, print_table, print_versions, summarise
 from race_subnets import write_subnets
 
-from ofatvm.arch import DEFAULT_SPACE, parse_arch
 from ofatvm.paths import data_dir
+from ofatvm.spaces import DEFAULT_SPACE, parse_arch
 from ofatvm.tuning.energy import this_machine
 
 HERE = Path(__file__).resolve().parent

@@ -20,12 +20,12 @@ from importlib.metadata import version
 import networkx as nx
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, find_space
 from ofatvm.graph import operators
 from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.search.evolution import Evaluation, evolve
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 
 RESOLUTION = 224
 TARGET_PER_SECOND = 25_000

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, find_space
 from ofatvm.compiler.isa import host_target, vector_unit
 from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.schedule import ScheduleConfig
@@ -37,6 +36,7 @@ from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.errors import MissingInputError
 from ofatvm.files import replace_file
 from ofatvm.pipeline.setup import resolve_target
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.records import write_owner

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, Arch
+from ofatvm.arch import Arch
 from ofatvm.compiler.kernels import KernelLibrary
 from ofatvm.compiler.relax import Program, build_program
 from ofatvm.device.timing import SAMPLE
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.measure import compile_space, local_device, programs_for
 from ofatvm.pipeline.setup import Setup, prepare
+from ofatvm.spaces import DEFAULT_SPACE
 from ofatvm.store import Store
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import DEFAULT_SPACE, Arch, find_space
+from ofatvm.arch import Arch
 from ofatvm.compiler.isa import vector_unit
 from ofatvm.compiler.plan import kernel_calls
 from ofatvm.compiler.relax import build_model
@@ -31,6 +31,7 @@ from ofatvm.graph import operator_graph, totals
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, prepare, resolve_target
 from ofatvm.pipeline.tune import account
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 from ofatvm.supernet.numpy_io import subnet_weights
 from ofatvm.target import Target
 from ofatvm.tuning.energy import cpu_seconds, this_machine

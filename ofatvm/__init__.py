@@ -10,10 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofatvm.arch import SPACES, Arch, ArchSpace, find_space, parse_arch
+    from ofatvm.arch import Arch, ArchSpace
     from ofatvm.errors import OfatvmError
     from ofatvm.graph import Operator, Totals, operator_graph, operators, totals
     from ofatvm.measurement import Measurement
+    from ofatvm.spaces import SPACES, find_space, parse_arch
     from ofatvm.store import Store
 
 __version__ = "0.1.0"
@@ -36,11 +37,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "SPACES": "arch",
+    "SPACES": "spaces",
     "Arch": "arch",
     "ArchSpace": "arch",
-    "find_space": "arch",
-    "parse_arch": "arch",
+    "find_space": "spaces",
+    "parse_arch": "spaces",
     "OfatvmError": "errors",
     "Operator": "graph",
     "Totals": "graph",

@@ -226,17 +226,17 @@ class ArchSpace:
         match = re.fullmatch(r"([A-Za-z0-9_.]+)/([0-9]{1,5})/([0-9.\-]+)", text)
         if not match:
             raise ArchError(
-                f"not an architecture: {_shorten(text)!r}",
+                f"not an architecture: {shorten(text)!r}",
                 hint=f"expected a string like {self.smallest().encode()} or OFA's JSON with "
                 '"ks", "e" and "d"',
             )
         code, resolution, body = match.groups()
         if code != self.code:
-            raise ArchError(f"architecture {_shorten(text)!r} is of space {code}, not {self.code}")
+            raise ArchError(f"architecture {shorten(text)!r} is of space {code}, not {self.code}")
         stages = body.split("-")
         if len(stages) != len(self.stages):
             raise ArchError(
-                f"{self.name} has {len(self.stages)} stages, {_shorten(text)!r} has {len(stages)}"
+                f"{self.name} has {len(self.stages)} stages, {shorten(text)!r} has {len(stages)}"
             )
         kernels: list[int] = []
         expands: list[int] = []
@@ -246,7 +246,7 @@ class ArchSpace:
                 self.depths
             ):
                 raise ArchError(
-                    f"stage {index + 1} of {_shorten(text)!r} must be {self.depths[0]} to "
+                    f"stage {index + 1} of {shorten(text)!r} must be {self.depths[0]} to "
                     f"{self.depths[-1]} blocks of two digits (kernel, expand), got {stage!r}"
                 )
             padding = [0] * (self.max_depth - len(pairs))
@@ -259,13 +259,13 @@ class ArchSpace:
             value: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
             where = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
-            raise ArchError(f"not valid JSON: {_shorten(text)!r}{where}") from None
+            raise ArchError(f"not valid JSON: {shorten(text)!r}{where}") from None
         unknown = sorted(set(value) - {"ks", "e", "d", "r", "wid"})
         missing = sorted({"ks", "e", "d"} - set(value))
         if unknown or missing:
             raise ArchError(
                 f"an OFA architecture has the keys ks, e, d and perhaps r; missing {missing}, "
-                f"unknown {unknown} in {_shorten(text)!r}"
+                f"unknown {unknown} in {shorten(text)!r}"
             )
         if value.get("wid") is not None:
             raise ArchError(f'"wid" must be null (the space fixes the width), got {value["wid"]!r}')
@@ -278,7 +278,7 @@ class ArchSpace:
                 type(item) is not int or abs(item) > MAX_NUMBER for item in entry
             ):
                 raise ArchError(
-                    f"ks, e, d and r must be lists of small whole numbers: {_shorten(text)!r}"
+                    f"ks, e, d and r must be lists of small whole numbers: {shorten(text)!r}"
                 )
         return self.arch(kernels, expands, depths, resolution)
 
@@ -350,63 +350,6 @@ class Arch:
         return self.encode()
 
 
-def ofa_mobilenet_v3(name: str, code: str, *, width_multiplier: float) -> ArchSpace:
-    """OFAMobileNetV3 as published with the OFA paper (ICLR 2020, arXiv 1908.09791)."""
-
-    def width(base: int) -> int:
-        return make_divisible(base * width_multiplier)
-
-    stages = (
-        StageSpec(width(24), 2, "relu", False),
-        StageSpec(width(40), 2, "relu", True),
-        StageSpec(width(80), 2, "h_swish", False),
-        StageSpec(width(112), 1, "h_swish", True),
-        StageSpec(width(160), 2, "h_swish", True),
-    )
-    return ArchSpace(
-        name=name,
-        code=code,
-        stem_width=width(16),
-        first_width=width(16),
-        stages=stages,
-        head_width=width(960),
-        feature_width=width(1280),
-        classes=1000,
-        resolutions=tuple(range(128, 225, 4)),
-    )
-
-
-SPACES: dict[str, ArchSpace] = {
-    space.name: space
-    for space in (
-        ofa_mobilenet_v3("ofa_mbv3_d234_e346_k357_w1.0", "mbv3w1.0", width_multiplier=1.0),
-        ofa_mobilenet_v3("ofa_mbv3_d234_e346_k357_w1.2", "mbv3w1.2", width_multiplier=1.2),
-    )
-}
-DEFAULT_SPACE = "ofa_mbv3_d234_e346_k357_w1.0"
-
-
-def find_space(name: str) -> ArchSpace:
-    """A space by its name or its code."""
-    for space in SPACES.values():
-        if name in (space.name, space.code):
-            return space
-    known = ", ".join(f"{space.name} ({space.code})" for space in SPACES.values())
-    raise ArchError(f"unknown space {_shorten(name)!r}", hint=f"known spaces: {known}")
-
-
-def parse_arch(text: str, space: ArchSpace | None = None) -> Arch:
-    """An `Arch` from its encoded string (any known space) or from OFA's JSON.
-
-    JSON names no space, so it is read in `space`, or in the default space. An encoded string of
-    another space than the one asked for is an ArchError.
-    """
-    if space is None:
-        code = text.strip().split("/", 1)[0]
-        known = {candidate.code: candidate for candidate in SPACES.values()}
-        space = known.get(code, SPACES[DEFAULT_SPACE])
-    return space.parse(text)
-
-
-def _shorten(text: str, limit: int = 60) -> str:
+def shorten(text: str, limit: int = 60) -> str:
+    """At most `limit` characters of what a user typed, for a message."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

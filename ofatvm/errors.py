@@ -15,6 +15,7 @@
     |-- MissingInputError           5  a file, tool or environment is missing or stale
     |-- CompileError                1  TVM could not compile a kernel or a program
     |-- MeasurementError            1  a candidate crashed, hung or gave wrong numbers
+    |-- TrainingError               1  a training run went astray
     `-- BusyError                   1  another process holds a lock
 
 A message is one sentence with the value in it; the hint is the way out.
@@ -104,6 +105,10 @@ class CompileError(OfatvmError):
 
 class MeasurementError(OfatvmError):
     """A candidate crashed, hung or gave wrong numbers."""
+
+
+class TrainingError(OfatvmError):
+    """A training run went astray: its loss is no longer a number."""
 
 
 class BusyError(OfatvmError):

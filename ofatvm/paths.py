@@ -17,10 +17,10 @@ def checkout() -> Path | None:
     return root if (root / "pyproject.toml").is_file() else None
 
 
-def data_dir(kind: Literal["targets", "tuning_logs", "models", "results"]) -> Path:
+def data_dir(kind: Literal["targets", "tuning_logs", "models", "supernets", "results"]) -> Path:
     """Folder of the shipped files of one kind; it may not exist when none are shipped."""
-    if kind == "models":
-        return PACKAGE / "models"
+    if kind in ("models", "supernets"):
+        return PACKAGE / kind
     root = checkout()
     if root is None:
         return PACKAGE / "_data" / kind

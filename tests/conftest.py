@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.setup import Setup
+    from ofatvm.supernet.folder import SupernetFolder
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -102,3 +103,13 @@ def bench(workspace: Path) -> Setup:
 def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A measuring lock of the test's own: whatever else measures here is no concern of it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> SupernetFolder:
+    """A supernet folder of the small space; tests that change it work on a copy."""
+    from ofatvm.spaces import find_space
+    from ofatvm.supernet.folder import read_supernet
+    from tests.supernet_folder import make_supernet
+
+    return read_supernet(make_supernet(tmp_path_factory.mktemp("blobs"), find_space("small28")))

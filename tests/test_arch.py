@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofatvm.arch import SPACES, Arch, ArchSpace, StageSpec, find_space, make_divisible, parse_arch
+from ofatvm.arch import Arch, ArchSpace, StageSpec, make_divisible
 from ofatvm.errors import ArchError
+from ofatvm.spaces import SPACES, find_space, parse_arch
 
 W10 = find_space("mbv3w1.0")
 W12 = find_space("mbv3w1.2")

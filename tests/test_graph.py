@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofatvm.arch import Arch, find_space, parse_arch
+from ofatvm.arch import Arch
 from ofatvm.graph import operator_graph, operators, peak_memory_bytes, totals
+from ofatvm.spaces import find_space, parse_arch
 
 W10 = find_space("mbv3w1.0")
 

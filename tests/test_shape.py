@@ -28,7 +28,7 @@ HEAVY_HOMES = {
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"errors"},
-    {"arch", "elf", "events", "files", "graph", "measurement", "paths", "target"},
+    {"arch", "elf", "events", "files", "graph", "measurement", "paths", "spaces", "target"},
     {
         "bundle",
         "compiler",
@@ -43,6 +43,7 @@ LAYERS = [
     },
     {"pipeline"},
     {"cli"},
+    {"__main__"},
 ]
 
 

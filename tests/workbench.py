@@ -12,7 +12,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from ofatvm.arch import SPACES, ArchSpace
+from ofatvm.arch import ArchSpace
 from ofatvm.compiler.kernels import Kernel, compile_kernels
 from ofatvm.compiler.memory import ALIGNMENT
 from ofatvm.compiler.plan import Workload, kernel_calls
@@ -21,6 +21,7 @@ from ofatvm.compiler.space import VectorUnit
 from ofatvm.device.base import Kind
 from ofatvm.device.timing import Latency, Protocol, Visit, summarise
 from ofatvm.pipeline.setup import Setup
+from ofatvm.spaces import SPACES
 from ofatvm.target import Target, parse_target
 
 SPACE = SPACES["ofa_mbv3_d234_e346_k357_w1.0"]

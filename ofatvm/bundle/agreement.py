@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofatvm.arch import find_space
 from ofatvm.bundle.manifest import FILE_NAME, Manifest, TensorSpec
 from ofatvm.elf import elf_machine, machine_of
 from ofatvm.errors import ArchError, BundleError
 from ofatvm.graph import operator_graph, totals
+from ofatvm.spaces import find_space
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,8 +21,11 @@ def cpp_source(manifest: Manifest) -> str:
     return text.replace("@INPUT_SHAPE@", ", ".join(map(str, manifest.inputs[0].shape)))
 
 
-def model_card(manifest: Manifest, *, image: bool) -> str:
-    """README.md: what it is, how good and how fast, how to run and verify it."""
+def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
+    """README.md: what it is, how good and how fast, how to run and verify it.
+
+    `licence` is that of the images the weights were trained on, and the sample, if known.
+    """
     template = Template((TEMPLATES / "README.md.in").read_text(encoding="utf-8"))
     given, result = manifest.inputs[0], manifest.outputs[0]
     steps = manifest.preprocessing
@@ -41,12 +44,8 @@ def model_card(manifest: Manifest, *, image: bool) -> str:
         output_name=result.name,
         output_type=_tensor(result),
         preprocessing="\n".join(f"{place}. {step}" for place, step in enumerate(_steps(steps), 1)),
-        weights_licence=(
-            "The weights were drawn at random and carry no licence."
-            if untrained
-            else "The weights carry the licence of the checkpoint they come from; ask its source."
-        ),
-        image_licence="\n`sample/image.png` is under the licence of its source." if image else "",
+        weights_licence=_weights_licence(licence, untrained=untrained),
+        image_licence=_image_licence(licence) if image else "",
     )
 
 
@@ -55,6 +54,21 @@ _WARNING = """
 > are meaningless. Its speed, size and memory are real; an accuracy below is that of the same
 > architecture with trained weights.
 """
+
+
+def _weights_licence(licence: str, *, untrained: bool) -> str:
+    if untrained:
+        return "The weights were drawn at random and carry no licence."
+    if licence:
+        text = _cell(licence).rstrip(".")
+        return f"The weights were trained on images under this licence: {text}."
+    return "The weights carry the licence of the checkpoint they come from; ask its source."
+
+
+def _image_licence(licence: str) -> str:
+    if licence:
+        return "\n`sample/image.png` is one of these images."
+    return "\n`sample/image.png` is under the licence of its source."
 
 
 def _steps(steps: Preprocessing) -> tuple[str, ...]:
@@ -73,11 +87,15 @@ def _rows(manifest: Manifest) -> dict[str, str]:
     rows = {"architecture": f"`{manifest.arch}`, a subnet of {manifest.space}"}
     rows["weights"] = "**untrained: its classes are meaningless**"
     if manifest.weights.source == "file":
-        digest = f" (sha256 {manifest.weights.sha256})" if manifest.weights.sha256 else ""
-        rows["weights"] = f"{manifest.weights.detail}{digest}"
+        detail, digest = manifest.weights.detail, manifest.weights.sha256
+        named = digest is None or digest in detail
+        rows["weights"] = detail if named else f"{detail} (sha256 {digest})"
     rows["top-1 accuracy"] = "not known"
     if accuracy:
         rows["top-1 accuracy"] = f"{accuracy.top1_percent:.2f} %, {accuracy.kind}: {accuracy.on}"
+    if manifest.agreement:
+        share, images = manifest.agreement.same_class_percent, manifest.agreement.images
+        rows["agreement"] = f"same class as PyTorch for {share:.5g} % of {images:,} images"
     rows["latency"] = _latency(manifest.latency)
     rows["multiply-accumulates"] = f"{manifest.macs:,} MACs"
     rows["parameters"] = f"{manifest.params:,}"

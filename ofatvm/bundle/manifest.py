@@ -1,4 +1,4 @@
-"""`Manifest`: what a bundle says about itself, as manifest.json (schema 1)."""
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 2; 1 is read too)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ofatvm.errors import BundleError, TargetError
 from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.target import Target, target_from_dict
 
-SCHEMA = 1
+SCHEMA = 2
 FORMAT = "ofatvm-bundle"
 FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -133,6 +133,22 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """On how many images, and for which share of them, the code names the class PyTorch names."""
+
+    images: int
+    same_class_percent: float
+
+    def __post_init__(self) -> None:
+        """A share of at least one image."""
+        _require(self.images >= 1, f"agreement.images must be at least 1, got {self.images}")
+        _require(
+            0 <= self.same_class_percent <= 100,
+            f"agreement.same_class_percent must be 0 to 100, got {self.same_class_percent}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Where the weights come from: `untrained`, or a file with its digest."""
 
@@ -166,6 +182,7 @@ class Manifest:
 
     `cpu_features` are names of /proc/cpuinfo that the code needs; `coverage` is 0 to 1. The last
     four fields are filled in by `write_bundle`. Of the target, family and notes are left out.
+    `agreement` is None where it was not examined, as in every bundle of schema 1.
     """
 
     arch: str
@@ -184,6 +201,7 @@ class Manifest:
     params: int
     coverage: float
     seeds: dict[str, int]
+    agreement: Agreement | None = None
     created: str = field(default_factory=now)
     machine: str = ""
     size_bytes: int = 0
@@ -247,11 +265,13 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise BundleError(f'{FILE_NAME} is not of a bundle (no "format": "{FORMAT}")')
     schema = value.pop("schema", None)
-    if type(schema) is not int or schema != SCHEMA:
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise BundleError(
-            f"{FILE_NAME} has schema {str(schema)[:20]}, this ofatvm reads {SCHEMA}",
+            f"{FILE_NAME} has schema {str(schema)[:20]}, this ofatvm reads 1 to {SCHEMA}",
             hint="use the ofatvm that wrote it",
         )
+    if schema == 1:
+        value.setdefault("agreement", None)
     decoded: Manifest = _decode(Manifest, value, FILE_NAME)
     return decoded
 

@@ -57,6 +57,7 @@ class VerifyReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON output."""
         latency, accuracy = self.manifest.latency, self.manifest.accuracy
+        agreement = self.manifest.agreement
         return {
             "bundle": str(self.bundle),
             "arch": self.manifest.arch,
@@ -77,6 +78,7 @@ class VerifyReport:
             else None,
             "manifest_latency": asdict(latency) if latency else None,
             "manifest_accuracy": asdict(accuracy) if accuracy else None,
+            "manifest_agreement": asdict(agreement) if agreement else None,
         }
 
 

@@ -35,20 +35,22 @@ def write_bundle(
     sample_output: np.ndarray,
     sample_image: bytes | None = None,
     labels: Sequence[str] | None = None,
+    licence: str = "",
     replace: bool = False,
 ) -> Path:
     """Write a bundle to the folder `out` and return its path.
 
-    `manifest` is completed with machine, size, labels and files. What is written would pass
-    `verify_bundle` as far as that goes without running it. `out` is a new or empty folder, or with
+    `manifest` is completed with machine, size, labels and files; `licence` is that of the images
+    behind weights and sample, for the model card. What is written would pass `verify_bundle` as
+    far as that goes without running it. `out` is a new or empty folder, or with
     `replace` a bundle to which no file was added; anything else is a BundleError and stays.
     """
     if not model.is_file():
         raise MissingInputError(f"there is no compiled network {model}")
     if sample_image is not None and not sample_image.startswith(PNG):
         raise BundleError("the sample image must be a PNG file")
-    if labels is not None and any(len(label.splitlines()) != 1 for label in labels):
-        raise BundleError("a label must be one line of text")
+    if labels is not None:
+        check_labels(labels)
     out = out.absolute()
     check_destination(out, replace=replace)
     code = model.read_bytes()
@@ -62,7 +64,7 @@ def write_bundle(
         "model.so": code,
         "run.py": runner_source().encode(),
         "main.cc": cpp_source(manifest).encode(),
-        "README.md": model_card(manifest, image=sample_image is not None).encode(),
+        "README.md": _card(manifest, sample_image, licence),
         "sample/input.npy": _npy(sample_input),
         "sample/output.npy": _npy(sample_output),
     }
@@ -113,6 +115,17 @@ def check_destination(out: Path, *, replace: bool) -> None:
             f"there is a bundle in {out} already",
             hint="choose another folder, or ask to replace it",
         )
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse class names that labels.txt cannot hold, a line each."""
+    for label in labels:
+        if len(label.splitlines()) != 1:
+            raise BundleError(f"a label must be one line of text, got {label[:60]!r}")
+
+
+def _card(manifest: Manifest, image: bytes | None, licence: str) -> bytes:
+    return model_card(manifest, image=image is not None, licence=licence).encode()
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -9,7 +9,8 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
-from ofatvm.cli.space_options import read_archs, target_options
+from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
+from ofatvm.cli.space_options import read_source, target_options
 from ofatvm.events import Notice
 
 
@@ -30,6 +31,7 @@ def command(
     seed: int,
     target_text: str,
     threads: int | None,
+    supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
@@ -39,14 +41,14 @@ def command(
     from ofatvm.pipeline.describe import predicted_accuracy
     from ofatvm.pipeline.measure import local_device, measure
     from ofatvm.pipeline.setup import prepare, runs_here
-    from ofatvm.pipeline.ship import check_before, ship, shipped_weights
+    from ofatvm.pipeline.ship import check_before, ship, shipped_facts
     from ofatvm.store import Store
 
-    arch = read_archs((text,), None, space_name, resolution)[0]
-    check_before(out, weights, arch.space)
+    source, [arch] = read_source((text,), None, supernet_name, space_name, resolution, weights)
+    check_before(out, source.weights, source.space, source.supernet)
     with prepare(
         target_text,
-        space_name=arch.space.name,
+        space_name=source.space.name,
         resolution=arch.resolution,
         workspace=run.workspace,
         threads=threads,
@@ -68,14 +70,16 @@ def command(
         if measurement is not None and measurement.error:
             run.on_event(Notice("warning", f"it could not be measured: {measurement.error}"))
         name = f"{setup.target.name}-{arch.encode().replace('/', '_')}"
+        predicted = predicted_accuracy([arch], source.supernet)[0]
         bundle = ship(
             setup,
             arch,
             out or run.workspace / "bundles" / name,
-            weights=weights,
+            weights=source.weights,
             seed=seed,
+            supernet=source.supernet,
             measurement=measurement if measurement and not measurement.error else None,
-            accuracy_percent=predicted_accuracy([arch])[0],
+            accuracy_percent=predicted,
             on_event=run.on_event,
         )
         target = setup.target
@@ -83,7 +87,8 @@ def command(
     data = {
         "arch": arch.encode(),
         "target": target.name,
-        "weights": shipped_weights(bundle),
+        **shipped_facts(bundle),
+        "predicted_accuracy_percent": predicted,
         "latency_ms": latency,
         "latency_kind": None if measurement is None else measurement.kind,
         "bundle": str(bundle),
@@ -92,10 +97,12 @@ def command(
         "arch": data["arch"],
         "target": data["target"],
         "weights": data["weights"],
+        "accuracy": accuracy_text(data["accuracy"]),
+        "agreement": agreement_text(data["agreement"]),
         "latency": None
         if latency is None
         else f"{latency:.3f} ms, measured, {target.threads} threads",
         "bundle": data["bundle"],
-        "next": f"ofatvm verify {bundle}",
+        **next_steps(bundle),
     }
     return Result(data, lambda width: pairs(facts))

@@ -8,7 +8,7 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import chosen_space, read_archs, target_options
+from ofatvm.cli.space_options import read_source, target_options
 from ofatvm.errors import UsageError
 from ofatvm.events import Notice
 
@@ -37,6 +37,7 @@ def command(
     file: Path | None,
     target_text: str,
     threads: int | None,
+    supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
@@ -47,17 +48,17 @@ def command(
 
     if not archs and file is None:
         raise UsageError("no architecture given", hint="give some, or --file FILE")
-    parsed = read_archs(archs, file, space_name, resolution)
+    source, parsed = read_source(archs, file, supernet_name, space_name, resolution)
     with prepare(
         target_text,
-        space_name=chosen_space(space_name, parsed),
+        space_name=source.space.name,
         resolution=resolution,
         workspace=run.workspace,
         threads=threads,
         tuning_logs=tuning_logs,
         on_event=run.on_event,
     ) as setup:
-        rows = [item.to_dict() for item in describe(setup, parsed)]
+        rows = [item.to_dict() for item in describe(setup, parsed, source.supernet)]
         target = setup.target
     for row in rows:
         low, high = row["predicted_low_ms"], row["predicted_high_ms"]

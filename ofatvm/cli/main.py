@@ -56,6 +56,8 @@ LAZY = {
     "search": ("ofatvm.cli.search:command", "Find, verify and ship the best network for a target."),
     "tune": ("ofatvm.cli.tune:command", "Tune the kernels of a space on a target."),
     "profile": ("ofatvm.cli.profile:command", "Measure compiled architectures."),
+    "train": ("ofatvm.cli.train:command", "Train a supernet on your own pictures."),
+    "evaluate": ("ofatvm.cli.evaluate:command", "Measure the accuracy of subnets."),
     "describe": ("ofatvm.cli.describe:command", "Describe architectures: MACs, size, latency..."),
     "compile": ("ofatvm.cli.compile:command", "Ship one architecture as a bundle."),
     "verify": ("ofatvm.cli.verify:command", "Check a bundle: digests, outputs, latency."),

@@ -96,11 +96,27 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Share(click.ParamType[float]):
+    """A number from 0 to below 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number as a float."""
+        text = str(value).strip()
+        if not NUMBER.fullmatch(text) or not 0 <= float(text) < 1:
+            raise BudgetError(
+                f"{_label(param)} must be a number from 0 to below 1, got {_shorten(value)!r}"
+            )
+        return float(text)
+
+
 LATENCY_MS = PositiveNumber("milliseconds", 1e6)
 SIZE_MB = PositiveNumber("megabytes", 1e5)
 MACS = PositiveNumber("multiply-accumulates", 1e13, suffixes={"K": 1e3, "M": 1e6, "G": 1e9})
 ACCURACY = PositiveNumber("percent", 100)
 DURATION = Duration(30 * 86400.0)
+SHARE = Share()
 RESOLUTION = WholeNumber(1, 4096)
 THREADS = WholeNumber(1, 1024)
 COUNT = WholeNumber(1, 10_000_000)

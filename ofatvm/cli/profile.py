@@ -10,7 +10,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import chosen_space, read_archs, target_options
+from ofatvm.cli.space_options import read_source, target_options
 from ofatvm.errors import ArchError
 
 COLUMNS = (
@@ -48,6 +48,7 @@ def command(
     fresh: bool,
     target_text: str,
     threads: int | None,
+    supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
@@ -60,13 +61,13 @@ def command(
     from ofatvm.pipeline.setup import prepare
     from ofatvm.store import Store
 
-    given = read_archs(archs, file, space_name, resolution)
+    source, given = read_source(archs, file, supernet_name, space_name, resolution)
     if len({arch.space.name for arch in given}) > 1:
         raise ArchError("the architectures are of several spaces", hint="profile one at a time")
     with (
         prepare(
             target_text,
-            space_name=chosen_space(space_name, given),
+            space_name=source.space.name,
             resolution=resolution,
             workspace=run.workspace,
             threads=threads,

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ofatvm.arch import find_space
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
-from ofatvm.cli.space_options import chosen_space, target_options
+from ofatvm.cli.shipped import agreement_text, next_steps
+from ofatvm.cli.space_options import find_source, target_options
 
 if TYPE_CHECKING:
-    from ofatvm.pipeline.search import Point, SearchResult
+    from ofatvm.pipeline.point import Point
+    from ofatvm.pipeline.search import SearchResult
     from ofatvm.pipeline.setup import Setup
 
+MARK = Column("mark", "", left=True)
 COLUMNS = (
-    Column("mark", "", left=True),
-    Column("accuracy", "top-1 % predicted", lambda value: f"{value:.2f}"),
     Column("latency", "ms measured", lambda value: f"{value:.3f}"),
     Column("interval", "95 % interval"),
     Column("p90", "p90", lambda value: f"{value:.3f}"),
@@ -36,7 +36,7 @@ COLUMNS = (
 @click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
-@click.option("--min-accuracy", type=ACCURACY, help="Predicted top-1 at least, in percent.")
+@click.option("--min-accuracy", type=ACCURACY, help="Top-1 at least, in percent.")
 @click.option("--device", type=click.Choice(["local"]), default="local", show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
 @click.option(
@@ -49,6 +49,7 @@ def command(
     run: Run,
     target_text: str,
     threads: int | None,
+    supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
@@ -64,22 +65,22 @@ def command(
     fresh: bool,
 ) -> Result:
     """Search, then ship the pick."""
+    from ofatvm.pipeline.describe import accuracy_model
     from ofatvm.pipeline.measure import local_device
     from ofatvm.pipeline.search import SearchConfig, search, search_key
     from ofatvm.pipeline.setup import prepare
-    from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_weights
-    from ofatvm.predict.accuracy import find_accuracy_model
+    from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_facts
     from ofatvm.search.budget import Budget
     from ofatvm.store import Store
 
     budget = Budget(latency_ms, macs, size_mb, peak_memory_mb, min_accuracy)
     config = SearchConfig(seed=seed)
-    space = find_space(chosen_space(space_name))
-    check_before(out, weights, space)
+    source = find_source(supernet_name, space_name, weights)
+    check_before(out, source.weights, source.space, source.supernet)
     with (
         prepare(
             target_text,
-            space_name=space.name,
+            space_name=source.space.name,
             resolution=resolution,
             workspace=run.workspace,
             threads=threads,
@@ -88,38 +89,51 @@ def command(
         ) as setup,
         Store.open(run.workspace) as store,
     ):
-        accuracy = find_accuracy_model(setup.space)
-        key = search_key(setup, budget, config)
+        accuracy = accuracy_model(setup.space, source.supernet)
+        key = search_key(setup, budget, config, source.supernet)
         with local_device(setup, store) as here:
             found = search(
-                setup, store, here, accuracy, budget, config, fresh=fresh, on_event=run.on_event
+                setup,
+                store,
+                here,
+                accuracy,
+                budget,
+                config,
+                supernet=source.supernet,
+                fresh=fresh,
+                on_event=run.on_event,
             )
         bundle = ship(
             setup,
             found.pick.arch,
-            out or run.workspace / "bundles" / bundle_name(key, weights),
-            weights=weights,
+            out or run.workspace / "bundles" / bundle_name(key, source.weights),
+            weights=source.weights,
             seed=seed,
+            supernet=source.supernet,
             measurement=found.pick.measurement,
             accuracy_percent=found.pick.accuracy_percent,
             on_event=run.on_event,
         )
-        data = _data(setup, found, bundle, shipped_weights(bundle))
+        data = _data(setup, found, bundle, shipped_facts(bundle))
     return Result(data, lambda width: _text(data, width))
 
 
-def _data(setup: Setup, found: SearchResult, bundle: Path, weights: str) -> dict[str, Any]:
+def _data(
+    setup: Setup, found: SearchResult, bundle: Path, shipped: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "target": setup.target.name,
         "fingerprint": setup.target.fingerprint,
         "threads": setup.target.threads,
         "space": setup.space.name,
         "resolution": setup.resolution,
-        "weights": weights,
+        "weights": shipped["weights"],
         "records": setup.records.sources,
         "front": [_point(setup, point) for point in found.front],
         "pick": _point(setup, found.pick),
         "bundle": str(bundle),
+        "bundle_accuracy": shipped["accuracy"],
+        "agreement": shipped["agreement"],
         "measured_subnets": found.measured,
         "evaluated_candidates": found.evaluated,
         "rounds": found.rounds,
@@ -134,7 +148,9 @@ def _point(setup: Setup, point: Point) -> dict[str, Any]:
     return {
         "arch": point.arch.encode(),
         "accuracy_percent": round(point.accuracy_percent, 3),
-        "accuracy_kind": "predicted",
+        "accuracy_kind": point.top1.kind,
+        "accuracy_images": point.top1.images,
+        "predicted_accuracy_percent": round(point.top1.predicted_percent, 3),
         "latency_ms": m.latency_ms,
         "latency_kind": m.kind,
         "ci_low_ms": m.ci_low_ms,
@@ -167,13 +183,18 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         for point in data["front"]
     ]
     pick = data["pick"]
+    accuracy = Column("accuracy", f"top-1 % {pick['accuracy_kind']}", lambda value: f"{value:.2f}")
+    count = pick["accuracy_images"]
+    images = "" if count is None else f" on {count} held-out images"
     facts = {
         "pick": pick["arch"],
-        "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, predicted",
+        "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, {pick['accuracy_kind']}{images}",
         "latency": f"{pick['latency_ms']:.3f} ms, {pick['latency_kind']}, "
         f"{data['threads']} threads",
         "weights": data["weights"],
+        "agreement": agreement_text(data["agreement"]),
         "bundle": data["bundle"],
-        "next": f"ofatvm verify {data['bundle']}",
+        **next_steps(data["bundle"]),
     }
-    return f"{table(rows, COLUMNS, width)}\n\n{pairs(facts)}"
+    known = {name: value for name, value in facts.items() if value is not None}
+    return f"{table(rows, (MARK, accuracy, *COLUMNS), width)}\n\n{pairs(known)}"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from ofatvm.arch import DEFAULT_SPACE
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
 from ofatvm.cli.render import Result, pairs, seconds_text
+from ofatvm.spaces import DEFAULT_SPACE
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
@@ -57,9 +57,9 @@ def command(
     seed: int,
 ) -> Result:
     """Tune and report what the journal holds."""
-    from ofatvm.arch import find_space
     from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.tune import tune_space, tuning_folder
+    from ofatvm.spaces import find_space
 
     space = find_space(space_name)
     for resolution in resolutions:

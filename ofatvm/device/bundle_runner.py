@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ CALLS = 50
 WARM_UP_CALLS = 3
 MAX_FILE_BYTES = 1 << 26
 NO_RUNTIME = 5
+EVERY_IMAGE = "every image"
 CPU = 1  # kDLCPU
 POOLED_ALLOCATOR = 2
 ALIGNMENT = 64
@@ -57,10 +58,38 @@ def run_bundle(
 
     `built_with` is the TVM version that compiled it, for the message when it does not run.
     """
+    with _finished_child(model, sample, threads, timeout_s, str(calls), built_with) as folder:
+        return BundleRun(_output(folder), _samples(folder))
+
+
+def run_images(
+    model: Path,
+    images: np.ndarray,
+    *,
+    threads: int,
+    timeout_s: float,
+    built_with: str = "",
+) -> np.ndarray:
+    """Load `model` once and call `main` for one image after another; the outputs (n, ...).
+
+    `images` is (n, height, width, channels) float32; each call gets (1, height, width, channels).
+    """
+    with _finished_child(model, images, threads, timeout_s, EVERY_IMAGE, built_with) as folder:
+        output = _output(folder)
+    if len(output) != len(images):
+        raise MeasurementError(f"model.so gave {len(output)} outputs for {len(images)} images")
+    return output
+
+
+@contextlib.contextmanager
+def _finished_child(
+    model: Path, given: np.ndarray, threads: int, timeout_s: float, task: str, built_with: str
+) -> Iterator[Path]:
+    """The folder in which a child left its results; MeasurementError if it did not get there."""
     with tempfile.TemporaryDirectory(prefix="ofatvm-run-") as name:
         folder = Path(name)
-        np.save(folder / "input.npy", sample)
-        code = _child(model.absolute(), folder, threads, timeout_s, calls)
+        np.save(folder / "input.npy", given)
+        code = _child(model.absolute(), folder, threads, timeout_s, task)
         text = _tail(folder / "messages")
         if code == NO_RUNTIME:
             raise MissingInputError(f"no TVM runtime: {_last_line(text)}", hint="ofatvm doctor")
@@ -68,10 +97,10 @@ def run_bundle(
             raise MeasurementError(
                 f"model.so {_how(code)}: {_last_line(text)}", hint=_versions_hint(built_with)
             )
-        return _read(folder)
+        yield folder
 
 
-def _child(model: Path, folder: Path, threads: int, timeout_s: float, calls: int) -> int:
+def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str) -> int:
     """Run the child to its end in `folder`; its exit code, negative for a signal."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
@@ -80,7 +109,7 @@ def _child(model: Path, folder: Path, threads: int, timeout_s: float, calls: int
         "OMP_NUM_THREADS": str(threads),
         "TMPDIR": str(folder),
     }
-    words = [sys.executable, "-P", "-m", __name__, str(model), str(calls), str(timeout_s)]
+    words = [sys.executable, "-P", "-m", __name__, str(model), task, str(timeout_s)]
     with (folder / "messages").open("wb") as messages:
         process = subprocess.Popen(
             words,
@@ -105,16 +134,26 @@ def _child(model: Path, folder: Path, threads: int, timeout_s: float, calls: int
             process.wait()
 
 
-def _read(folder: Path) -> BundleRun:
+def _output(folder: Path) -> np.ndarray:
+    output = _result(folder / "output.npy")
+    if output.dtype != np.float32 or output.ndim < 1:
+        raise MeasurementError(f"model.so gave nonsense: {output.dtype} of shape {output.shape}")
+    return output
+
+
+def _samples(folder: Path) -> tuple[float, ...]:
+    times = tuple(float(sample) for sample in _result(folder / "samples.npy").ravel())
+    if not times or not all(0 < t < 1e9 for t in times):
+        raise MeasurementError(f"model.so gave nonsense: times {times[:3]}")
+    return times
+
+
+def _result(path: Path) -> np.ndarray:
     try:
-        output = np.load(folder / "output.npy", allow_pickle=False)
-        samples = np.load(folder / "samples.npy", allow_pickle=False)
+        result: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise MeasurementError(f"model.so left no result: {error}") from None
-    times = tuple(float(sample) for sample in samples.ravel())
-    if output.dtype != np.float32 or not times or not all(0 < t < 1e9 for t in times):
-        raise MeasurementError(f"model.so gave nonsense: {output.dtype} output, times {times[:3]}")
-    return BundleRun(output, times)
+    return result
 
 
 def _how(code: int) -> str:
@@ -147,8 +186,8 @@ def _versions_hint(built_with: str) -> str:
     return ""
 
 
-def _main(model: str, calls: int, timeout_s: float) -> None:
-    """The child: run and time the network, leave the results in the current folder."""
+def _main(model: str, task: str, timeout_s: float) -> None:
+    """The child: run the network as the task says, leave the results in the current folder."""
     # Should the parent die, this process still ends.
     signal.alarm(math.ceil(timeout_s) + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -164,6 +203,21 @@ def _main(model: str, calls: int, timeout_s: float) -> None:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(NO_RUNTIME)
     main = load_network(model)
+    if task == EVERY_IMAGE:
+        _run_every_image(main)
+    else:
+        _run_and_time(main, int(task), timeout_s)
+
+
+def _run_every_image(main: Callable[[Any], Any]) -> None:
+    outputs = [
+        np.array(np.from_dlpack(main(network_input(image[None]))))
+        for image in np.load("input.npy", mmap_mode="r")
+    ]
+    np.save("output.npy", np.concatenate(outputs))
+
+
+def _run_and_time(main: Callable[[Any], Any], calls: int, timeout_s: float) -> None:
     given = network_input(np.load("input.npy"))
     np.save("output.npy", np.from_dlpack(main(given)))
     for _ in range(WARM_UP_CALLS):
@@ -213,4 +267,4 @@ def network_input(values: np.ndarray) -> Any:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    _main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

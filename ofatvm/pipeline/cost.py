@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ofatvm.arch import find_space
 from ofatvm.errors import MissingInputError
+from ofatvm.spaces import find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.ledger import Ledger, Session, read_ledger

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.errors import MissingInputError
 from ofatvm.graph import operator_graph, totals
 from ofatvm.pipeline.setup import Setup
+from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.tuning.workloads import coverage, subnet_workloads
+
+if TYPE_CHECKING:
+    from ofatvm.predict.accuracy import AccuracyModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,14 @@ class Description:
         return {**values, "arch": self.arch.encode(), "resolution": self.arch.resolution}
 
 
-def describe(setup: Setup, archs: Sequence[Arch]) -> list[Description]:
-    """Describe architectures of the setup's space, at any of its resolutions."""
-    accuracy = predicted_accuracy(archs)
+def describe(
+    setup: Setup, archs: Sequence[Arch], supernet: SupernetFolder | None = None
+) -> list[Description]:
+    """Describe architectures of the setup's space, at any of its resolutions.
+
+    Accuracies are predicted by the model of the `supernet` where it is of an architecture's space.
+    """
+    accuracy = predicted_accuracy(archs, supernet)
     latency = predicted_latency(setup, archs)
     result = []
     for arch, top1, (value, low, high) in zip(archs, accuracy, latency, strict=True):
@@ -61,20 +70,34 @@ def describe(setup: Setup, archs: Sequence[Arch]) -> list[Description]:
     return result
 
 
-def predicted_accuracy(archs: Sequence[Arch]) -> list[float | None]:
+def predicted_accuracy(
+    archs: Sequence[Arch], supernet: SupernetFolder | None = None
+) -> list[float | None]:
     """Top-1 percent from the accuracy model of each architecture's space, None without one."""
-    from ofatvm.predict.accuracy import find_accuracy_model
-
     result: list[float | None] = [None] * len(archs)
     for space, places in _by_space(archs).items():
         try:
-            model = find_accuracy_model(space)
+            model = accuracy_model(space, supernet)
         except MissingInputError:
             continue
         top1 = model.predict(space.to_rows(archs[i] for i in places))
         for i, value in zip(places, top1, strict=True):
             result[i] = float(value)
     return result
+
+
+def accuracy_model(space: ArchSpace, supernet: SupernetFolder | None) -> AccuracyModel:
+    """The model of a supernet of this space, or else the one shipped for the space.
+
+    MissingInputError if it does not know the space at all its resolutions.
+    """
+    from ofatvm.predict.accuracy import AccuracyModel, find_accuracy_model
+
+    if supernet is None or supernet.space.code != space.code:
+        return find_accuracy_model(space)
+    model = AccuracyModel.load(supernet.accuracy_model)
+    model.require(space)
+    return model
 
 
 def predicted_latency(

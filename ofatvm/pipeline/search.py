@@ -15,6 +15,7 @@ from ofatvm.device.timing import FINAL, SAMPLE, Protocol
 from ofatvm.errors import InfeasibleBudgetError, MeasurementError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.measurement import Measurement
+from ofatvm.pipeline.feasible import limits_text, require_feasible
 from ofatvm.pipeline.measure import (
     compile_space,
     kernel_times,
@@ -23,7 +24,9 @@ from ofatvm.pipeline.measure import (
     require_some,
 )
 from ofatvm.pipeline.model import fit_latency
+from ofatvm.pipeline.point import Point, pick
 from ofatvm.pipeline.setup import Setup
+from ofatvm.pipeline.top1 import best_known_top1
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.predict.features import BlockTable
 from ofatvm.predict.latency import LatencyModel
@@ -31,9 +34,13 @@ from ofatvm.search.budget import Budget
 from ofatvm.search.evolution import Evaluation, EvolutionResult, evolve
 from ofatvm.search.pareto import front, hypervolume_2d
 from ofatvm.store import Store
+from ofatvm.supernet.folder import WEIGHTS, SupernetFolder
 
-WORST_ACCURACY = -50.0
+WORST_SPANS = 3.0
+"""How far below the sample's worst accuracy volumes start, in spans from its best to its worst."""
 MARGIN = 0.97
+PREDICTION_SLACK = 1.0
+"""Points by which a prediction may miss a minimum that is then checked by measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +56,6 @@ class SearchConfig:
     generations: int = 40
     settled: float = 0.002
     """A round that grows the measured front's hypervolume by less than this share is the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One architecture of the final front, rebuilt and measured."""
-
-    arch: Arch
-    accuracy_percent: float
-    measurement: Measurement
-    macs: int
-    size_bytes: int
-    peak_memory_bytes: int
-    predicted_ms: float
-
-    @property
-    def latency_ms(self) -> float:
-        """The measured median."""
-        assert self.measurement.latency_ms is not None
-        return self.measurement.latency_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +81,11 @@ class _Search:
         accuracy: AccuracyModel,
         budget: Budget,
         config: SearchConfig,
+        supernet: SupernetFolder | None,
         fresh: bool,
         on_event: Callable[[Event], None],
     ) -> None:
-        self.fresh = fresh
+        self.supernet, self.fresh = supernet, fresh
         self.setup, self.store, self.device = setup, store, device
         self.accuracy, self.budget, self.config = accuracy, budget, config
         self.on_event = on_event
@@ -189,17 +178,28 @@ def search(
     budget: Budget,
     config: SearchConfig,
     *,
+    supernet: SupernetFolder | None = None,
     fresh: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> SearchResult:
     """Find the front of accuracy and measured latency under a budget.
 
+    `accuracy` steers; with the `supernet` it was fitted to, the accuracy of finalists is measured.
+
     Killed and started again with the same arguments, it repeats its seeded decisions on the
     stored measurements and goes on from there; `fresh` measures anew. Raises
     InfeasibleBudgetError naming the best achievable.
     """
-    run = _Search(setup, store, device, accuracy, budget, config, fresh, on_event)
-    _check_sizes(run)
+    run = _Search(setup, store, device, accuracy, budget, config, supernet, fresh, on_event)
+    require_feasible(
+        setup,
+        accuracy,
+        budget,
+        population=config.population,
+        generations=config.generations,
+        rng=np.random.default_rng([config.seed, 3]),
+        slack_percent=0.0 if supernet is None else PREDICTION_SLACK,
+    )
     kernels = compile_space(setup, on_event=on_event)
     run.kernel_ms = kernel_times(setup, store, device, kernels, on_event=on_event)
     first = run.sample()
@@ -207,7 +207,7 @@ def search(
     require_some(measurements)
     run.found = dict(zip(first, measurements, strict=True))
     # The corner that volumes are counted from stays where the first sample puts it.
-    slowest = float(np.nanmax(latencies_ms(list(run.found.values()))))
+    corner = _corner(run)
     rounds, best_volume = 0, 0.0
     model = fit_latency(setup, list(run.found.values()), run.kernel_ms, seed=config.seed)
     result = run.evolve(model, 0)
@@ -220,7 +220,7 @@ def search(
         model = fit_latency(setup, list(run.found.values()), run.kernel_ms, seed=config.seed)
         result = run.evolve(model, rounds)
         _, costs = run.measured_front()
-        volume = hypervolume_2d(costs, (slowest, WORST_ACCURACY))
+        volume = hypervolume_2d(costs, corner)
         on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated)))
         if volume < best_volume * (1 + config.settled):
             break
@@ -230,7 +230,7 @@ def search(
     points = _finals(run, model)
     return SearchResult(
         front=points,
-        pick=_pick(points, budget),
+        pick=pick(points, budget),
         model=model,
         measured=len(run.found),
         evaluated=run.evaluated,
@@ -238,9 +238,11 @@ def search(
     )
 
 
-def search_key(setup: Setup, budget: Budget, config: SearchConfig) -> str:
+def search_key(
+    setup: Setup, budget: Budget, config: SearchConfig, supernet: SupernetFolder | None = None
+) -> str:
     """A name for everything that decides a search's outcome but the machine's noise."""
-    parts = [
+    parts: list[object] = [
         setup.target.fingerprint,
         setup.target.threads,
         setup.space.name,
@@ -248,47 +250,16 @@ def search_key(setup: Setup, budget: Budget, config: SearchConfig) -> str:
         asdict(budget),
         asdict(config),
     ]
+    if supernet is not None:
+        parts.append(supernet.files[WEIGHTS])
     return "search-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _check_sizes(run: _Search) -> None:
-    """Raise at once when no architecture meets the budgets that need no measuring."""
-    budget = run.budget
-    rest = Budget(None, budget.macs, budget.size_mb, budget.peak_memory_mb, budget.min_accuracy)
-    if not rest.limits():
-        return
-    tables, accuracy = run.setup.tables, run.accuracy
-
-    def objectives(rows: np.ndarray) -> Evaluation:
-        top1 = accuracy.predict(rows)
-        costs = np.stack([tables.macs(rows).astype(float), -top1], axis=1)
-        return Evaluation(costs, rest.violation(rows, tables, None, top1))
-
-    result = evolve(
-        run.setup.space,
-        objectives,
-        population=run.config.population,
-        generations=run.config.generations,
-        rng=np.random.default_rng([run.config.seed, 3]),
-    )
-    if result.feasible:
-        return
-    row = result.rows[[int(np.argmin(result.violation))]]
-    best: dict[str, object] = {
-        "arch": run.setup.space.from_rows(row)[0].encode(),
-        "macs": int(tables.macs(row)[0]),
-        "size_mb": round(float(tables.weight_bytes(row)[0]) / 1e6, 3),
-        "peak_memory_mb": round(float(tables.peak_memory_bytes(row)[0]) / 1e6, 3),
-        "predicted_accuracy_percent": round(float(accuracy.predict(row)[0]), 2),
-    }
-    raise InfeasibleBudgetError(
-        f"no architecture of {run.setup.space.name} at {run.setup.resolution} meets "
-        f"{_limits_text(rest)}; the best achievable is {best['macs']:,} MACs, "
-        f"{best['size_mb']} MB of weights, {best['peak_memory_mb']} MB peak memory, "
-        f"{best['predicted_accuracy_percent']} % predicted top-1",
-        hint=f"it is {best['arch']}; relax a limit",
-        best=best,
-    )
+def _corner(run: _Search) -> tuple[float, float]:
+    """The costs that volumes are counted from: slower and much worse than the whole sample."""
+    top1 = run.accuracy.predict(run.setup.space.to_rows(list(run.found)))
+    slowest = float(np.nanmax(latencies_ms(list(run.found.values()))))
+    return slowest, -float(top1.min() - WORST_SPANS * np.ptp(top1))
 
 
 def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
@@ -305,17 +276,29 @@ def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
         chosen = list(dict.fromkeys([*near, *safe, *chosen]))[:limit]
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
-    if not inside and run.budget.latency_ms is not None:
-        # Once more with the fastest there is: the budget may be met by a hair, or not at all.
-        fastest = min(run.found, key=lambda a: run.found[a].latency_ms or float("inf"))
-        extra = [a for a in dict.fromkeys([fastest, run.setup.space.smallest()]) if a not in chosen]
-        points += _points(run, model, extra)
+    if not inside:
+        # Once more with the ends: the budget may be met by a hair, or not at all.
+        extra = [arch for arch in _ends(run) if arch not in chosen]
+        points += _points(run, model, extra) if extra else []
         inside = [point for point in points if _meets(run, point)]
     if not inside:
         _raise_infeasible(run, points)
     final = np.array([(p.latency_ms, -p.accuracy_percent) for p in inside])
     best = sorted(front(final), key=lambda i: final[i, 0])
     return tuple(inside[i] for i in best)
+
+
+def _ends(run: _Search) -> list[Arch]:
+    """The fastest measured and the smallest for a latency, the most accurate for an accuracy."""
+    found: list[Arch] = []
+    if run.budget.latency_ms is not None:
+        fastest = min(run.found, key=lambda a: run.found[a].latency_ms or float("inf"))
+        found += [fastest, run.setup.space.smallest()]
+    if run.budget.min_accuracy is not None and run.supernet is not None:
+        archs = [a for a, m in run.found.items() if m.latency_ms is not None]
+        top1 = run.accuracy.predict(run.setup.space.to_rows(archs))
+        found.append(archs[int(np.argmax(top1))])
+    return list(dict.fromkeys(found))
 
 
 def _points(run: _Search, model: LatencyModel, archs: Sequence[Arch]) -> list[Point]:
@@ -330,7 +313,14 @@ def _points(run: _Search, model: LatencyModel, archs: Sequence[Arch]) -> list[Po
     tables = run.setup.tables
     columns = zip(
         good,
-        run.accuracy.predict(rows),
+        best_known_top1(
+            [arch for arch, _ in good],
+            run.accuracy.predict(rows),
+            run.supernet,
+            run.store,
+            fresh=run.fresh,
+            on_event=run.on_event,
+        ),
         tables.macs(rows),
         tables.weight_bytes(rows),
         tables.peak_memory_bytes(rows),
@@ -338,7 +328,7 @@ def _points(run: _Search, model: LatencyModel, archs: Sequence[Arch]) -> list[Po
         strict=True,
     )
     return [
-        Point(arch, float(top1), m, int(macs), int(size), int(peak), float(predicted))
+        Point(arch, top1, m, int(macs), int(size), int(peak), float(predicted))
         for (arch, m), top1, macs, size, peak, predicted in columns
     ]
 
@@ -357,33 +347,19 @@ def _raise_infeasible(run: _Search, points: Sequence[Point]) -> None:
     violation = run.budget.violation(rows, run.setup.tables, latency, top1)
     nearest = points[int(np.argmin(violation))]
     raise InfeasibleBudgetError(
-        f"no architecture meets {_limits_text(run.budget)} on {run.setup.target.name} with "
+        f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
         f"{run.setup.target.threads} threads; the best achievable measured "
-        f"{nearest.latency_ms:.2f} ms at {nearest.accuracy_percent:.2f} % predicted top-1",
+        f"{nearest.latency_ms:.2f} ms at {nearest.accuracy_percent:.2f} % "
+        f"{nearest.top1.kind} top-1",
         hint=f"it is {nearest.arch.encode()}; relax a limit",
         best={
             "arch": nearest.arch.encode(),
             "measured_latency_ms": nearest.latency_ms,
-            "predicted_accuracy_percent": nearest.accuracy_percent,
+            "accuracy_percent": nearest.accuracy_percent,
+            "accuracy_kind": nearest.top1.kind,
+            "predicted_accuracy_percent": nearest.top1.predicted_percent,
         },
     )
-
-
-def _pick(points: Sequence[Point], budget: Budget) -> Point:
-    """The most accurate point under a budget; without one, the knee of the front.
-
-    The knee is the point farthest above the line between the front's two ends.
-    """
-    if budget.limits() or len(points) < 3:
-        return max(points, key=lambda point: (point.accuracy_percent, -point.latency_ms))
-    x = np.array([point.latency_ms for point in points])
-    y = np.array([point.accuracy_percent for point in points])
-    gain = (y - y[0]) / max(y[-1] - y[0], 1e-9) - (x - x[0]) / max(x[-1] - x[0], 1e-9)
-    return points[int(np.argmax(gain))]
-
-
-def _limits_text(budget: Budget) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in budget.limits().items())
 
 
 def _round_line(number: int, costs: np.ndarray, model: LatencyModel, evaluated: int) -> str:

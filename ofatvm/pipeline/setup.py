@@ -15,13 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofatvm.arch import Arch, ArchSpace, find_space
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import MissingInputError, TargetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
+from ofatvm.spaces import find_space
 from ofatvm.target import Target, parse_target
 
 if TYPE_CHECKING:

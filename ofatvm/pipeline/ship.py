@@ -6,40 +6,34 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
 from ofatvm.arch import Arch, ArchSpace
-from ofatvm.bundle.manifest import (
-    Accuracy,
-    Latency,
-    Manifest,
-    Preprocessing,
-    TensorSpec,
-    Weights,
-)
+from ofatvm.bundle.manifest import Accuracy, Latency, Manifest, TensorSpec
 from ofatvm.bundle.snapshot import read_manifest
 from ofatvm.bundle.verify import compare
-from ofatvm.bundle.write import check_destination, write_bundle
+from ofatvm.bundle.write import check_destination, check_labels, write_bundle
 from ofatvm.compiler.plan import kernel_calls
 from ofatvm.compiler.relax import build_model
-from ofatvm.device.bundle_runner import run_bundle
+from ofatvm.device.bundle_runner import run_bundle, run_images
 from ofatvm.device.cpu_features import needed_features
 from ofatvm.errors import BundleError, CompileError, OfatvmError, TargetError
 from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement
-from ofatvm.paths import data_dir
+from ofatvm.pipeline.contents import Contents, file_contents, supernet_contents
+from ofatvm.pipeline.examine import Examined, examine
 from ofatvm.pipeline.setup import Setup, require_supernet_file, runs_here
-from ofatvm.supernet import MEAN, STD
+from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.target import Target
 from ofatvm.tuning.workloads import coverage, subnet_workloads
 
-RESIZE_RATIO = 256 / 224
 RUN_TIMEOUT_S = 120.0
 CHECK_IMAGES = 4
 COMPARE_CALLS = 100
@@ -53,6 +47,7 @@ def ship(
     *,
     weights: Path | None,
     seed: int,
+    supernet: SupernetFolder | None = None,
     measurement: Measurement | None = None,
     accuracy_percent: float | None = None,
     replace: bool = True,
@@ -60,8 +55,11 @@ def ship(
 ) -> Path:
     """Compile `arch` with its weights, check it against PyTorch, and write the bundle to `out`.
 
-    A module whose output differs from PyTorch's by more than the bundle's tolerance, on the sample
-    picture or on random images, is not shipped: CompileError.
+    Weights are those of a trained `supernet`, of a weight file, or drawn from the seed. A module
+    whose output differs from PyTorch's by more than the bundle's tolerance, on the sample picture
+    or on random images, is not shipped: CompileError. So is one that names other classes than
+    PyTorch for the supernet's held-out images, on which its accuracy is measured; without a
+    supernet, `accuracy_percent` is what the accuracy model predicts.
     """
     require_supernet_file(weights)
     require_linkable(setup.target)
@@ -70,39 +68,36 @@ def ship(
         on_event(Notice("info", f"the bundle that is in {out} will be replaced"))
     started = monotonic()
     on_event(StageStarted("ship", None, arch.encode()))
-    from ofatvm.supernet.numpy_io import subnet_weights
-
-    subnet = subnet_weights(arch, weights=weights, seed=seed)
+    if supernet is None:
+        contents = file_contents(arch, weights, seed)
+    else:
+        contents = supernet_contents(arch, supernet)
     graph = operator_graph(arch)
     kernels = setup.library.require(call.workload for call in kernel_calls(graph))
-    preprocessing = Preprocessing(
-        resize=round(arch.resolution * RESIZE_RATIO), crop=arch.resolution, mean=MEAN, std=STD
-    )
-    png, sample = sample_image(preprocessing)
-    expected = subnet.run(sample)
+    expected = contents.subnet.run(contents.sample)
     with tempfile.TemporaryDirectory(prefix="ofatvm-ship-") as folder:
         model = Path(folder) / "model.so"
-        build_model(graph, kernels, subnet.folded, setup.target, model)
-        if runs_here(setup.target):
-            rng = np.random.default_rng(seed)
-            noise = rng.standard_normal((CHECK_IMAGES, *sample.shape[1:]), dtype=np.float32)
-            for image in (sample, *noise[:, None]):
-                _check(model, image, subnet.run(image), setup)
-            _compare_latency(model, sample, setup, measurement, on_event)
+        build_model(graph, kernels, contents.subnet.folded, setup.target, model)
+        here = runs_here(setup.target)
+        if here:
+            _check(model, contents, setup, seed)
+            _compare_latency(model, contents.sample, setup, measurement, on_event)
         else:
             on_event(
                 Notice("warning", f"not run here: code for {setup.target.name} needs its own CPU")
             )
+        examined = None
+        if supernet is not None:
+            examined = examine(contents, supernet, model if here else None, setup.target.threads)
         cost = totals(graph)
-        uses = subnet_workloads(arch)
         manifest = Manifest(
             arch=arch.encode(),
             space=arch.space.name,
             resolution=arch.resolution,
-            weights=_weights(subnet.origin, weights, seed),
-            inputs=(TensorSpec(name="x", shape=sample.shape, layout="NHWC"),),
+            weights=contents.weights,
+            inputs=(TensorSpec(name="x", shape=contents.sample.shape, layout="NHWC"),),
             outputs=(TensorSpec(name="logits", shape=expected.shape, layout="NC"),),
-            preprocessing=preprocessing,
+            preprocessing=contents.preprocessing,
             target=setup.target,
             cpu_features=needed_features(setup.target),
             versions={
@@ -110,19 +105,22 @@ def ship(
                 for name in ("ofatvm", "apache-tvm", "apache-tvm-ffi", "torch")
             },
             latency=None if measurement is None else Latency.of(measurement),
-            accuracy=_accuracy(accuracy_percent),
+            accuracy=_accuracy(examined, accuracy_percent),
+            agreement=None if examined is None else examined.agreement,
             macs=cost.macs,
             params=cost.params,
-            coverage=coverage(uses, setup.records.configs),
-            seeds={"weights": seed},
+            coverage=coverage(subnet_workloads(arch), setup.records.configs),
+            seeds={"weights": seed} if supernet is None else {},
         )
         write_bundle(
             out,
             model=model,
             manifest=manifest,
-            sample_input=sample,
+            sample_input=contents.sample,
             sample_output=expected,
-            sample_image=png,
+            sample_image=contents.png,
+            labels=contents.labels,
+            licence=contents.licence,
             replace=replace,
         )
     on_event(StageFinished("ship", str(out), monotonic() - started))
@@ -136,10 +134,15 @@ def bundle_name(key: str, weights: Path | None) -> str:
     return f"{key}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
 
 
-def shipped_weights(bundle: Path) -> str:
-    """What a bundle says of its weights: `untrained`, or where they come from."""
-    weights = read_manifest(bundle).weights
-    return "untrained" if weights.source == "untrained" else weights.detail
+def shipped_facts(bundle: Path) -> dict[str, Any]:
+    """What a bundle says of its weights, of its accuracy, and of its agreement with PyTorch."""
+    manifest = read_manifest(bundle)
+    weights, accuracy, agreement = manifest.weights, manifest.accuracy, manifest.agreement
+    return {
+        "weights": "untrained" if weights.source == "untrained" else weights.detail,
+        "accuracy": None if accuracy is None else asdict(accuracy),
+        "agreement": None if agreement is None else asdict(agreement),
+    }
 
 
 def require_linkable(target: Target) -> None:
@@ -152,10 +155,15 @@ def require_linkable(target: Target) -> None:
         )
 
 
-def check_before(out: Path | None, weights: Path | None, space: ArchSpace) -> None:
+def check_before(
+    out: Path | None,
+    weights: Path | None,
+    space: ArchSpace,
+    supernet: SupernetFolder | None = None,
+) -> None:
     """Raise before hours of work what `ship` would raise after them.
 
-    Tries to write beside `out`, and reads the whole weight file.
+    Tries to write beside `out`, and reads the whole weight file, or all of the supernet's folder.
     """
     if out is not None:
         check_destination(out, replace=True)
@@ -169,6 +177,11 @@ def check_before(out: Path | None, weights: Path | None, space: ArchSpace) -> No
                 f"cannot write the bundle {out}: {error.strerror}",
                 hint="choose a folder that can be written",
             ) from None
+    if supernet is not None:
+        check_labels(supernet.classes)
+        for read in (supernet.calibration, supernet.evaluation, supernet.samples):
+            read()
+        weights = supernet.weights
     if weights is not None:
         require_supernet_file(weights)
         from ofatvm.supernet.checkpoint import load_weights
@@ -176,26 +189,16 @@ def check_before(out: Path | None, weights: Path | None, space: ArchSpace) -> No
         load_weights(weights, space)
 
 
-def sample_image(preprocessing: Preprocessing) -> tuple[bytes, np.ndarray]:
-    """The shipped picture as PNG, and as the float32 input (1, height, width, channels)."""
-    from PIL import Image
-
-    with Image.open(data_dir("models") / "sample.jpg") as opened:
-        picture = opened.convert(preprocessing.channels)
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    size, crop = preprocessing.resize, preprocessing.crop
-    scaled = picture.resize((size, size), Image.Resampling.BILINEAR)
-    start = (size - crop) // 2
-    pixels = np.asarray(scaled, dtype=np.float32)[start : start + crop, start : start + crop]
-    mean, std = (np.array(v, dtype=np.float32) for v in (preprocessing.mean, preprocessing.std))
-    return buffer.getvalue(), ((pixels / np.float32(255.0) - mean) / std)[None]
-
-
-def _check(model: Path, image: np.ndarray, expected: np.ndarray, setup: Setup) -> None:
-    run = run_bundle(model, image, threads=setup.target.threads, timeout_s=RUN_TIMEOUT_S, calls=1)
+def _check(model: Path, contents: Contents, setup: Setup, seed: int) -> None:
+    """Compare outputs with PyTorch's, on the sample and on random images."""
+    noise = np.random.default_rng(seed).standard_normal(
+        (CHECK_IMAGES, *contents.sample.shape[1:]), dtype=np.float32
+    )
+    images = np.concatenate([contents.sample, noise])
+    outputs = run_images(model, images, threads=setup.target.threads, timeout_s=RUN_TIMEOUT_S)
     try:
-        compare(run.output, expected)
+        for output, wanted in zip(outputs, contents.subnet.run(images), strict=True):
+            compare(output, wanted)
     except OfatvmError as error:
         raise CompileError(
             f"the compiled network is not shipped: {error.message}",
@@ -226,20 +229,13 @@ def _compare_latency(
         )
 
 
-def _weights(origin: str, weights: Path | None, seed: int) -> Weights:
-    if weights is None:
-        return Weights(source="untrained", detail=f"initialised from seed {seed}")
-    if origin.startswith("untrained"):
-        return Weights(source="untrained", detail=origin[:200])
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return Weights(source="file", detail=origin[:200], sha256=digest)
-
-
-def _accuracy(percent: float | None) -> Accuracy | None:
-    if percent is None:
+def _accuracy(examined: Examined | None, predicted_percent: float | None) -> Accuracy | None:
+    if examined is not None:
+        return examined.accuracy
+    if predicted_percent is None:
         return None
     return Accuracy(
-        top1_percent=percent,
+        top1_percent=predicted_percent,
         kind="predicted",
         on="ImageNet validation set, with the published weights of this space; not measured with "
         "the weights in this bundle",

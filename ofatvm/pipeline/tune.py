@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ofatvm.arch import find_space
 from ofatvm.events import Event, Notice, Progress, ignore
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, require_local
+from ofatvm.spaces import find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.ledger import Account

@@ -3,81 +3,103 @@
 top-1 = a term per block and choice
       + products of per-stage sums (kernel sizes, expand ratios, depths)
       + a cubic in log MACs + an intercept
+      + for each of several resolutions: a term, a slope of every per-stage sum, and a change of
+        the cubic's first two coefficients
 
-The last two let returns diminish; without them a fit to rows that a search met is off by a
-quarter of a point on subnets drawn at random.
+The second and third let returns diminish; without them a fit to rows that a search met is off by
+a quarter of a point on subnets drawn at random.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import ArchSpace, find_space
+from ofatvm.arch import ArchSpace
 from ofatvm.errors import ArchError, MissingInputError
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
+from ofatvm.predict.accuracy_fit import Penalties, check_table, fit_terms
+from ofatvm.predict.accuracy_terms import CURVE, stage_offsets, stage_terms
 from ofatvm.predict.features import BlockTable, SpaceTables
+from ofatvm.spaces import find_space
 
-SCHEMA = 1
-PENALTY = 3.0
-UNIFORM_WEIGHT = 5.0
-CROSS_SHARE = 0.3  # scale of kernel-with-expand terms against kernel and expand terms
-FOLDS = 5
+SCHEMA = 2
+LARGEST_NUMBER = 1e6  # in a file; a model in percent has no larger ones
 _CHUNK = 4096
+_HEAD = ("schema", "kind", "space", "resolution", "resolutions")
+_NUMBERS = ("intercept", "log_macs", "products", "by_resolution", "terms")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccuracyModel:
-    """A fitted model of one space at one resolution; `about` holds source, licence and errors.
+    """A fitted model of one space at some resolutions; `about` holds source, licence and errors.
 
     `terms` is (blocks, states) with state 0 a skipped block and the others kernel by expand;
-    `products` is (3 * stages, 3 * stages) over the sums of `_stage_terms`; `curve` is centre,
-    scale and three coefficients of a polynomial in log MACs.
+    `products` is (3 * stages, 3 * stages) over the sums of `stage_terms`; `curves` is
+    (resolutions, 5): centre, scale and three coefficients of a polynomial in log MACs;
+    `by_resolution` is (resolutions, 1 + 3 * stages): a constant and the slopes of those sums.
     """
 
     tables: SpaceTables
     terms: np.ndarray
     products: np.ndarray
-    curve: tuple[float, float, float, float, float]
+    curves: np.ndarray
+    by_resolution: np.ndarray
     intercept: float
     about: Mapping[str, Any] = field(default_factory=dict)
     _vectors: BlockTable = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Put everything that adds up over blocks into one table."""
-        space = self.tables.space
         macs = self.tables.macs_table()
-        stage_terms = _stage_terms(space)
-        width = stage_terms.shape[2]
-        fixed = np.concatenate([[self.intercept, macs.fixed[0, 0]], _stage_offsets(space)])
-        blocks = np.concatenate(
-            [self.terms.reshape(-1, 1), macs.blocks, stage_terms.reshape(-1, width)], axis=1
-        )
-        object.__setattr__(self, "_vectors", BlockTable(self.tables, fixed[None], blocks))
+        of_stages = stage_terms(self.tables.space)
+        offsets = stage_offsets(self.tables.space)
+        slopes = self.by_resolution[:, 1:]
+        constant = self.intercept + self.by_resolution[:, 0] + np.einsum("rf,f->r", slopes, offsets)
+        terms = self.terms + np.einsum("rf,bsf->rbs", slopes, of_stages)
+        count, width = len(slopes), len(offsets)
+        fixed = [constant[:, None], macs.fixed, np.tile(offsets, (count, 1))]
+        blocks = [
+            terms.reshape(-1, 1),
+            macs.blocks,
+            np.tile(of_stages.reshape(-1, width), (count, 1)),
+        ]
+        vectors = BlockTable(self.tables, np.concatenate(fixed, 1), np.concatenate(blocks, 1))
+        object.__setattr__(self, "_vectors", vectors)
 
     @property
-    def resolution(self) -> int:
-        """The only resolution it can predict for."""
-        return self.tables.resolutions[0]
+    def resolutions(self) -> tuple[int, ...]:
+        """The only resolutions it can predict for."""
+        return self.tables.resolutions
+
+    def covers(self, space: ArchSpace) -> bool:
+        """Whether it is of this space and was fitted at all its resolutions."""
+        return space.code == self.tables.space.code and set(space.resolutions) <= set(
+            self.resolutions
+        )
 
     def require(self, space: ArchSpace) -> None:
         """Raise MissingInputError unless the model covers `space` at all its resolutions."""
-        if space.code != self.tables.space.code or space.resolutions != (self.resolution,):
+        if not self.covers(space):
             raise _no_model(space)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Top-1 in percent of every row (n, row_width), (n,) float64."""
-        others = set(rows[:, -1:].ravel().tolist()) - {self.resolution}
+        """Top-1 in percent of every row (n, row_width), (n,) float64.
+
+        Nothing is clipped: far outside of what it was fitted to, a prediction may lie below the
+        worst or above the best evaluated subnet, in principle even outside of 0 to 100.
+        """
+        others = set(rows[:, -1:].ravel().tolist()) - set(self.resolutions)
         if others:
             raise ArchError(
                 f"the accuracy model of {self.tables.space.name} was fitted at "
-                f"{self.resolution}, not at {sorted(others)[0]}"
+                f"{_listed(self.resolutions)}, not at {min(others)}"
             )
         result = np.empty(len(rows))
         for start in range(0, len(rows), _CHUNK):
@@ -87,13 +109,13 @@ class AccuracyModel:
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         vectors = self._vectors.vectors(rows)
         sums = vectors[:, 2:]
-        center, scale, *coefficients = self.curve
-        size = (np.log(vectors[:, 1]) - center) / scale
+        curves = self.curves[np.searchsorted(self.resolutions, rows[:, -1])].T
+        size = (np.log(vectors[:, 1]) - curves[0]) / curves[1]
         # einsum and not BLAS, whose sums depend on the number of threads.
         inner = np.einsum("ni,ij->nj", sums, self.products)
         result: np.ndarray = vectors[:, 0] + np.einsum("nj,nj->n", inner, sums)
-        for power, coefficient in enumerate(coefficients, start=1):
-            result += coefficient * size**power
+        for power, coefficients in enumerate(curves[2:], start=1):
+            result += coefficients * size**power
         return result
 
     @classmethod
@@ -104,28 +126,29 @@ class AccuracyModel:
         uniform: np.ndarray,
         space: ArchSpace,
         *,
+        penalties: Penalties | None = None,
         seed: int = 0,
     ) -> AccuracyModel:
-        """Fit to evaluated `rows` (n, row_width) with `top1_percent` (n,), all at one resolution.
+        """Fit to evaluated `rows` (n, row_width) with `top1_percent` (n,), at any resolutions.
 
-        `uniform` (n,) marks rows drawn at random. They weigh more, and the intercept is set so
-        that their out-of-fold errors are zero on average: the model is to be right for the space,
-        not for what a search liked.
+        `uniform` (n,) marks rows drawn at random. Where they are few they weigh more, and the
+        intercept is set so that their out-of-fold errors are zero on average: the model is to be
+        right for the space, not for what a search liked. Penalties are chosen by cross-validation
+        over whole architectures unless given. A table that is too small, or whose accuracies are
+        no percentages or all the same, is a DatasetError.
         """
-        resolutions = sorted(set(rows[:, -1].tolist()))
-        if len(resolutions) != 1:
-            raise ArchError(f"an accuracy model is of one resolution, the rows have {resolutions}")
-        tables = SpaceTables.build(space, resolutions[0])
-        model = _fit(rows, top1_percent, uniform, tables)
-        drawn = np.random.default_rng(seed).permutation(np.flatnonzero(uniform))
-        errors = []
-        for fold in range(min(FOLDS, len(drawn))):
-            held = drawn[fold::FOLDS]
-            kept = np.setdiff1d(np.arange(len(rows)), held)
-            other = _fit(rows[kept], top1_percent[kept], uniform[kept], tables)
-            errors.extend(top1_percent[held] - other.predict(rows[held]))
-        offset = float(np.mean(errors)) if errors else 0.0
-        return replace(model, intercept=model.intercept + offset)
+        check_table(rows, top1_percent, uniform)
+        tables = SpaceTables.build(space, *sorted(set(rows[:, -1].tolist())))
+        found, used = fit_terms(rows, top1_percent, uniform, tables, penalties=penalties, seed=seed)
+        return cls(
+            tables=tables,
+            terms=found.blocks,
+            products=found.products,
+            curves=found.curves,
+            by_resolution=found.resolutions,
+            intercept=found.intercept,
+            about={"penalties": asdict(used)},
+        )
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Write plain JSON numbers with `about` (source, licence, command, errors) before them."""
@@ -133,12 +156,13 @@ class AccuracyModel:
             "schema": SCHEMA,
             "kind": "accuracy",
             "space": self.tables.space.name,
-            "resolution": self.resolution,
-            **about,
+            "resolutions": list(self.resolutions),
+            **{key: value for key, value in about.items() if key not in (*_HEAD, *_NUMBERS)},
             "intercept": _rounded(self.intercept),
-            "log_macs": [_rounded(value) for value in self.curve],
-            "products": [[_rounded(value) for value in row] for row in self.products],
-            "terms": [[_rounded(value) for value in row] for row in self.terms],
+            "log_macs": _table(self.curves),
+            "products": _table(self.products),
+            "by_resolution": _table(self.by_resolution),
+            "terms": _table(self.terms),
         }
         lines = ",\n".join(
             f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()
@@ -147,133 +171,90 @@ class AccuracyModel:
 
     @classmethod
     def load(cls, path: Path) -> AccuracyModel:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, or a file of schema 1, which has a single resolution."""
         try:
-            content = json.loads(path.read_bytes())
-            if content["schema"] != SCHEMA or content["kind"] != "accuracy":
-                raise ValueError(f"it is not an accuracy model of schema {SCHEMA}")
-            space = find_space(content["space"])
-            terms = np.array(content["terms"], dtype=np.float64)
-            products = np.array(content["products"], dtype=np.float64)
-            states, stages = len(space.kernels) * len(space.expands) + 1, len(space.stages)
-            if terms.shape != (space.blocks, states) or products.shape != (3 * stages, 3 * stages):
-                raise ValueError(f"tables of shapes {terms.shape}, {products.shape} do not fit")
-            center, scale, first, second, third = map(float, content["log_macs"])
-            intercept = float(content["intercept"])
+            return cls._parse(json.loads(path.read_bytes()))
         except FileNotFoundError:
             raise MissingInputError(f"there is no accuracy model {path}") from None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (ArchError, KeyError, OSError, RecursionError, ValueError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
             raise MissingInputError(
-                f"the accuracy model {path} cannot be used: {error}",
-                hint="fit it again with benchmarks/fit_accuracy.py",
+                f"the accuracy model {path} cannot be used: {why}",
+                hint="fit it again: with `ofatvm train`, or the one for ImageNet with "
+                "benchmarks/fit_accuracy.py",
             ) from None
-        tables = SpaceTables.build(space, content["resolution"])
-        numbers = ("intercept", "log_macs", "products", "terms")
-        about = {key: value for key, value in content.items() if key not in numbers}
-        return cls(tables, terms, products, (center, scale, first, second, third), intercept, about)
+
+    @classmethod
+    def _parse(cls, content: Any) -> AccuracyModel:
+        if not isinstance(content, dict) or content.get("kind") != "accuracy":
+            raise ValueError("it is not an accuracy model")
+        schema = content.get("schema")
+        if schema not in (1, SCHEMA):
+            raise ValueError(f"it is not of schema {SCHEMA} or 1")
+        if not isinstance(content["space"], str):
+            raise ValueError("its space is no name")
+        space = find_space(content["space"])
+        resolutions = [content["resolution"]] if schema == 1 else content["resolutions"]
+        if (
+            not isinstance(resolutions, list)
+            or not resolutions
+            or not all(type(value) is int for value in resolutions)
+            or resolutions != sorted(set(resolutions))
+        ):
+            raise ValueError("its resolutions are no whole numbers in order")
+        count, width = len(resolutions), 3 * len(space.stages)
+        states = len(space.kernels) * len(space.expands) + 1
+        curves = [content["log_macs"]] if schema == 1 else content["log_macs"]
+        others = np.zeros((count, 1 + width)) if schema == 1 else content["by_resolution"]
+        curve = _checked("log_macs", curves, (count, 2 + CURVE))
+        if (curve[:, 1] <= 1e-6).any():
+            raise ValueError("log_macs has a scale that is not positive")
+        return cls(
+            tables=SpaceTables.build(space, *resolutions),
+            terms=_checked("terms", content["terms"], (space.blocks, states)),
+            products=_checked("products", content["products"], (width, width)),
+            curves=curve,
+            by_resolution=_checked("by_resolution", others, (count, 1 + width)),
+            intercept=float(_checked("intercept", content["intercept"], ())),
+            about={key: content[key] for key in content if key not in (*_HEAD, *_NUMBERS)},
+        )
 
 
 def find_accuracy_model(space: ArchSpace) -> AccuracyModel:
-    """The model shipped for `space` restricted to one resolution, or MissingInputError."""
+    """The model shipped for `space` at all the resolutions it has, or MissingInputError."""
     for path in sorted(data_dir("models").glob("accuracy_*.json")):
         model = AccuracyModel.load(path)
-        if (model.tables.space.code, (model.resolution,)) == (space.code, space.resolutions):
+        if model.covers(space):
             return model
     raise _no_model(space)
 
 
 def _no_model(space: ArchSpace) -> MissingInputError:
-    where = ", ".join(map(str, space.resolutions))
     return MissingInputError(
-        f"there is no accuracy model for {space.name} at {where}",
-        hint="models are fitted for one space at one resolution, such as "
+        f"there is no accuracy model for {space.name} at {_listed(space.resolutions)}",
+        hint="a model is of one space at the resolutions it was fitted at, such as "
         "ofa_mbv3_d234_e346_k357_w1.0 at 224",
     )
 
 
-def _fit(
-    rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray, tables: SpaceTables
-) -> AccuracyModel:
-    space = tables.space
-    where, _ = tables.locate(rows)
-    stage_terms = _stage_terms(space)
-    width = stage_terms.shape[2]
-    sums = stage_terms.reshape(-1, width)[where].sum(axis=1) + _stage_offsets(space)
-    upper = np.triu_indices(width)
-    size = np.log(tables.macs(rows))
-    center, scale = float(size.mean()), float(size.std()) or 1.0
-    size = (size - center) / scale
-    basis = _state_basis(space)
-    states = len(basis)
-    design = np.concatenate(
-        [
-            basis[where % states].reshape(len(rows), -1),
-            sums[:, upper[0]] * sums[:, upper[1]],
-            np.stack([size, size**2, size**3], axis=1),
-        ],
-        axis=1,
-    )
-    weight = np.where(uniform, UNIFORM_WEIGHT, 1.0)
-    mean = weight @ design / weight.sum()
-    middle = float(weight @ top1 / weight.sum())
-    shifted = design - mean
-    normal = (shifted * weight[:, None]).T @ shifted + PENALTY * np.eye(design.shape[1])
-    solution = np.linalg.solve(normal, shifted.T @ (weight * (top1 - middle)))
-    blocks = space.blocks * basis.shape[1]
-    products = np.zeros((width, width))
-    products[upper] = solution[blocks:-3]
-    return AccuracyModel(
-        tables=tables,
-        terms=solution[:blocks].reshape(space.blocks, -1) @ basis.T,
-        products=products,
-        curve=(center, scale, *(float(c) for c in solution[-3:])),  # type: ignore[arg-type]
-        intercept=middle - float(mean @ solution),
-    )
+def _listed(resolutions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, resolutions))
 
 
-def _state_basis(space: ArchSpace) -> np.ndarray:
-    """What a block's state is made of, (states, terms): there, kernel, expand, both."""
-    kernels, expands = len(space.kernels), len(space.expands)
-    both = np.eye(kernels * expands)
-    parts = [
-        np.ones((kernels * expands, 1)),
-        np.repeat(np.eye(kernels), expands, axis=0),
-        np.tile(np.eye(expands), (kernels, 1)),
-        CROSS_SHARE * both,
-    ]
-    there = np.concatenate(parts, axis=1)
-    return np.concatenate([np.zeros((1, there.shape[1])), there])
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(f"{name} is no table of numbers") from None
+    if numbers.shape != shape:
+        raise ValueError(f"{name} has the shape {numbers.shape}, not {shape}")
+    if not (np.abs(numbers) <= LARGEST_NUMBER).all():
+        raise ValueError(f"{name} has numbers out of range")
+    return numbers
 
 
-def _stage_terms(space: ArchSpace) -> np.ndarray:
-    """What a block adds to its stage's sums, (blocks, states, 3 * stages).
-
-    Sums are, for each stage: kernel sizes, expand ratios, depth; each block's choices counted in
-    half steps from the middle of the choices.
-    """
-    stages, expands = len(space.stages), len(space.expands)
-    kernel = np.repeat(_centred(space.kernels), expands)
-    expand = np.tile(_centred(space.expands), len(space.kernels))
-    result = np.zeros((space.blocks, len(kernel) + 1, 3 * stages))
-    for block in range(space.blocks):
-        stage = block // space.max_depth
-        result[block, 1:, stage] = kernel
-        result[block, 1:, stages + stage] = expand
-        result[block, 1:, 2 * stages + stage] = 1
-    return result
-
-
-def _stage_offsets(space: ArchSpace) -> np.ndarray:
-    """What the sums start from, (3 * stages,): depth counts from the middle depth."""
-    stages = len(space.stages)
-    return np.concatenate([np.zeros(2 * stages), np.full(stages, -float(np.mean(space.depths)))])
-
-
-def _centred(choices: tuple[int, ...]) -> np.ndarray:
-    values = np.array(choices, dtype=np.float64)
-    span = values[-1] - values[0]
-    result: np.ndarray = (values - values.mean()) / (span or 1.0)
-    return result
+def _table(values: np.ndarray) -> list[list[float]]:
+    return [[_rounded(value) for value in row] for row in values]
 
 
 def _rounded(value: float) -> float:

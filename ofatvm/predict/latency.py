@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import ArchSpace, find_space
+from ofatvm.arch import ArchSpace
 from ofatvm.errors import UsageError
 from ofatvm.predict.features import BlockTable, SpaceTables, feature_names, features
 from ofatvm.predict.files import read_model, stale, write_model
 from ofatvm.predict.report import ErrorReport, error_report
 from ofatvm.predict.ridge import Scaling, fit_ridge, gram
+from ofatvm.spaces import find_space
 
 MIN_SAMPLES = 10
 CONFIDENCE = 0.90

@@ -31,28 +31,29 @@ def recalibrate(subnet: Subnet, batches: Iterable[Tensor]) -> Subnet:
     try:
         subnet.eval()
         for norm in norms:
-            # Training without tracking normalises by the batch and writes no statistics.
-            norm.training, norm.track_running_stats = True, False
+            # Training with momentum 1 normalises by the batch and leaves that batch's statistics.
+            norm.training, norm.momentum = True, 1.0
         with torch.no_grad():
             for batch in batches:
                 if not torch.isfinite(batch).all():
                     raise DatasetError("a calibration batch holds NaN or infinite values")
                 subnet(batch)
                 images += len(batch)
+        if images == 0:
+            raise DatasetError(
+                "there are no images to calibrate on", hint="2,000 training images are usual"
+            )
+    except BaseException:
+        for statistics in sums.values():
+            statistics.restore()
+        raise
     finally:
         for statistics in sums.values():
-            statistics.handle.remove()
+            statistics.close()
         for part, training in flags:
             part.training = training
-        for norm in norms:
-            norm.track_running_stats = True
-    if images == 0:
-        raise DatasetError(
-            "there are no images to calibrate on", hint="2,000 training images are usual"
-        )
-    with torch.no_grad():
-        for norm in norms:
-            sums[norm].store(norm, images)
+    for statistics in sums.values():
+        statistics.store(images)
     return subnet
 
 
@@ -60,21 +61,44 @@ class _Statistics:
     """Sums of one norm's batch means and variances, times images, in float64."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
+        self.norm = norm
+        self.momentum = norm.momentum
+        self.buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
         self.mean = torch.zeros(norm.num_features, dtype=torch.float64)
         self.variance = torch.zeros(norm.num_features, dtype=torch.float64)
-        self.handle = norm.register_forward_pre_hook(self._collect)
+        self.handles = (
+            norm.register_forward_pre_hook(_check_batch),
+            norm.register_forward_hook(self._collect),
+        )
 
-    def _collect(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+    def _collect(self, norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         x = inputs[0]
-        if x.shape[0] * x.shape[2] * x.shape[3] < 2:
-            raise DatasetError(
-                f"a batch of {len(x)} at {x.shape[2]}x{x.shape[3]} has no variance to calibrate on",
-                hint="use batches of at least two images",
-            )
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        self.mean += mean.double() * len(x)
-        self.variance += variance.double() * len(x)
+        values = x.shape[0] * x.shape[2] * x.shape[3]
+        self.mean += self.norm.running_mean.double() * len(x)
+        # The norm keeps the unbiased variance, and normalises by the biased one.
+        self.variance += self.norm.running_var.double() * (len(x) * (values - 1) / values)
 
-    def store(self, norm: nn.BatchNorm2d, images: int) -> None:
-        norm.running_mean.copy_(self.mean / images)
-        norm.running_var.copy_(self.variance / images)
+    def restore(self) -> None:
+        with torch.no_grad():
+            for name, buffer in self.norm.named_buffers():
+                buffer.copy_(self.buffers[name])
+
+    def close(self) -> None:
+        self.norm.momentum = self.momentum
+        for handle in self.handles:
+            handle.remove()
+
+    def store(self, images: int) -> None:
+        self.restore()
+        with torch.no_grad():
+            self.norm.running_mean.copy_(self.mean / images)
+            self.norm.running_var.copy_(self.variance / images)
+
+
+def _check_batch(_: nn.Module, inputs: tuple[Tensor]) -> None:
+    x = inputs[0]
+    if x.shape[0] * x.shape[2] * x.shape[3] < 2:
+        raise DatasetError(
+            f"a batch of {len(x)} at {x.shape[2]}x{x.shape[3]} has no variance to calibrate on",
+            hint="use batches of at least two images",
+        )

@@ -9,7 +9,9 @@ import numpy as np
 
 from ofatvm.arch import Arch
 from ofatvm.supernet.checkpoint import load_weights
+from ofatvm.supernet.evaluate import EVALUATION_BATCH, Exam
 from ofatvm.supernet.fold import folded_weights
+from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.supernet.net import Subnet, Supernet, extract
 
 Folded = dict[str, tuple[np.ndarray, np.ndarray | None]]
@@ -30,8 +32,8 @@ class SubnetWeights:
 
         batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         with torch.inference_mode():
-            result: np.ndarray = self.module(batch).numpy()
-        return result
+            parts = [self.module(part).numpy() for part in batch.split(EVALUATION_BATCH)]
+        return np.concatenate(parts)
 
 
 def subnet_weights(arch: Arch, *, weights: Path | None, seed: int) -> SubnetWeights:
@@ -40,3 +42,15 @@ def subnet_weights(arch: Arch, *, weights: Path | None, seed: int) -> SubnetWeig
     supernet = Supernet(space, seed=seed) if weights is None else load_weights(weights, space)
     module = extract(supernet.eval(), arch).eval()
     return SubnetWeights(arch, folded_weights(module, arch), supernet.origin, module)
+
+
+def calibrated_weights(arch: Arch, folder: SupernetFolder) -> SubnetWeights:
+    """Cut `arch` out of a trained supernet, statistics recomputed on its calibration images."""
+    supernet = load_weights(folder.weights, folder.space)
+    module = folder_exam(folder).calibrated(supernet, arch).eval()
+    return SubnetWeights(arch, folded_weights(module, arch), supernet.origin, module)
+
+
+def folder_exam(folder: SupernetFolder) -> Exam:
+    """The exam that a folder carries: its calibration and its held-out images."""
+    return Exam(folder.calibration(), folder.evaluation(), folder.mean, folder.std)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.coverage import PLACES, one_after_another, with_records
-from ofatvm.arch import DEFAULT_SPACE, find_space
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 from ofatvm.tuning.workloads import space_workloads
 
 SPACE = find_space(DEFAULT_SPACE).at(128)

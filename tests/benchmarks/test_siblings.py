@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from benchmarks.siblings import CONTESTANTS, Transfer, sample, summary, timed
-from ofatvm.arch import DEFAULT_SPACE, find_space
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, schedule_space
+from ofatvm.spaces import DEFAULT_SPACE, find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.siblings import Sibling

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import SPACES
 from ofatvm.bundle.manifest import Accuracy, Latency, Manifest, Preprocessing, TensorSpec, Weights
 from ofatvm.bundle.write import write_bundle
 from ofatvm.graph import operator_graph, totals
+from ofatvm.spaces import SPACES
 from ofatvm.target import Target
 
 SIZE, CLASSES = 128, 1000

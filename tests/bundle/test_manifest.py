@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofatvm.bundle.manifest import (
+    Agreement,
     FileEntry,
     Latency,
     Manifest,
@@ -39,7 +40,13 @@ def inside(*path: Any, value: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"latency": None, "accuracy": None}, {"cpu_features": (), "seeds": {}}]
+    "changes",
+    [
+        {},
+        {"latency": None, "accuracy": None},
+        {"cpu_features": (), "seeds": {}},
+        {"agreement": Agreement(images=10_000, same_class_percent=99.99)},
+    ],
 )
 def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
     manifest = make_manifest(**changes)
@@ -56,7 +63,7 @@ def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
         (b" " * (1 << 20) + b"{}", "at most 1048576"),
         (b"[]", "not of a bundle"),
         (b'{"schema": 1}', "not of a bundle"),
-        (changed(schema=2), "has schema 2, this ofatvm reads 1"),
+        (changed(schema=3), "has schema 3, this ofatvm reads 1 to 2"),
         (changed(schema=True), "has schema True"),
         (changed(extra=1), "unknown key 'extra'"),
         (GOOD.replace('"coverage": 1.0,', "").encode(), "lacks coverage"),
@@ -87,6 +94,8 @@ def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
         (inside("files", "model.so", "sha256", value="xyz"), "64 hex digits"),
         (inside("files", "model.so", "size_bytes", value=1 << 60), "size_bytes must be"),
         (changed(cpu_features=["avx2; rm"]), "CPU feature"),
+        (changed(agreement={"images": 0, "same_class_percent": 100}), "images must be at least 1"),
+        (changed(agreement={"images": 9, "same_class_percent": 101}), "must be 0 to 100"),
     ],
 )
 def test_what_is_odd_is_refused(data: bytes, message: str) -> None:
@@ -116,6 +125,14 @@ def test_what_is_odd_is_refused(data: bytes, message: str) -> None:
 def test_file_names_stay_inside(name: str, rule: str) -> None:
     with pytest.raises(BundleError, match=rule):
         make_manifest(files={name: ENTRY})
+
+
+def test_a_bundle_of_schema_1_says_nothing_of_agreement() -> None:
+    old = json.loads(GOOD)
+    del old["agreement"]
+    assert parse_manifest(json.dumps(old | {"schema": 1}).encode()).agreement is None
+    with pytest.raises(BundleError, match="lacks agreement"):
+        parse_manifest(json.dumps(old).encode())
 
 
 def test_too_many_files_are_refused() -> None:

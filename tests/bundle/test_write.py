@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ofatvm.bundle.manifest import Agreement, Weights
 from ofatvm.bundle.verify import verify_bundle
 from ofatvm.bundle.write import write_bundle
 from ofatvm.errors import BundleError, MissingInputError, OfatvmError
@@ -86,6 +87,18 @@ def test_the_card_says_what_matters(bundle: Path) -> None:
     ):
         assert words in card
     assert "$" not in card.split("```")[0]
+
+
+def test_a_licence_and_an_agreement_are_in_the_card(tiny: Tiny, tmp_path: Path) -> None:
+    manifest = make_manifest(
+        weights=Weights(source="file", detail="supernet x"),
+        agreement=Agreement(images=10_000, same_class_percent=99.98),
+    )
+    out = make_bundle(tiny, tmp_path / "b", manifest=manifest, licence="MIT\n<b>$x</b>.")
+    card = (out / "README.md").read_text()
+    assert "trained on images under this licence: MIT &lt;b>$x&lt;/b>.\n" in card
+    assert "`sample/image.png` is one of these images." in card
+    assert "same class as PyTorch for 99.98 % of 10,000 images" in card
 
 
 def test_an_empty_folder_is_taken(tiny: Tiny, tmp_path: Path) -> None:

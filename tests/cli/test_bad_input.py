@@ -54,6 +54,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         logs.mkdir(parents=True)
         (logs / "trials.jsonl").write_text("garbage\n")
         (logs / "target.json").write_text(text)
+    (folder / "supernet").mkdir()
+    (folder / "supernet" / "supernet.json").write_text('{"schema": 1}')
     (folder / "bundle").mkdir()
     (folder / "bundle" / "manifest.json").write_bytes(b"\xff\xfe")
     return folder
@@ -159,7 +161,7 @@ cases(
     (describe("{}"), "missing"),
     (describe('{"a":' * 5000), "JSON"),
     *(
-        (describe(json.dumps(OFA | change)), said)
+        (describe(json.dumps(OFA | change), "--space", "mbv3w1.0"), said)
         for change, said in (
             ({"ks": [3] * 19}, "kernel sizes"),
             ({"ks": [4] * 20}, "kernel size"),
@@ -192,6 +194,10 @@ cases(
 )
 cases(
     2,
+    (search("--supernet", "x", "--weights", "{}/whole.pth"), "exclude each other"),
+    (compiled("--supernet", "x", "--weights", "{}/whole.pth"), "exclude each other"),
+    (search("--supernet", "{}/supernet"), "supernet.json is damaged"),
+    (describe(ARCH, "--supernet", "{}/supernet"), "supernet.json is damaged"),
     (compiled("--weights", "{}/cut.pth"), "truncated or damaged"),
     (compiled("--weights", "{}/bomb.pth"), "refused"),
     (compiled("--weights", "{}/text.pth"), "not a weight file"),
@@ -231,7 +237,10 @@ cases(
     5,
     (compiled("--weights", "{}/none.pth"), "weight file"),
     (search("--weights", "{}/none.pth"), "weight file"),
-    (search("--resolution", "128"), "accuracy model"),
+    (search("--space", "mbv3w1.0", "--resolution", "128"), "accuracy model"),
+    (search("--supernet", "nonsense"), "no supernet 'nonsense'"),
+    (search("--supernet", "{}/folder"), "no trained supernet"),
+    (compiled("--supernet", "../folder"), "no supernet"),
     (("describe", "--file", "{}/none.txt"), "none.txt"),
     (("profile", "--file", "{}/folder"), "folder"),
     (target("{}/none.toml"), "none.toml"),

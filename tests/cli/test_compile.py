@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ofatvm.device import timing
-from ofatvm.pipeline import ship
+from ofatvm.pipeline import setup
 from ofatvm.pipeline.setup import CALIBRATION, Setup
+from ofatvm.supernet.folder import SupernetFolder
 from tests.workbench import QUICK
 
 Ofatvm = Callable[..., Any]
@@ -21,7 +22,6 @@ def test_compiled_measured_verified(
     ofatvm: Ofatvm, bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "SAMPLE", QUICK)
-    monkeypatch.setattr(ship, "CHECK_IMAGES", 0)
     arch = bench.space.smallest().encode()
     bench.library.require([*CALIBRATION, *bench.workloads([bench.space.smallest()])])
     (tmp_path / "kernels").symlink_to(bench.workspace / "kernels")
@@ -47,3 +47,32 @@ def test_compiled_measured_verified(
     assert "untrained" in text.out
     assert f"ofatvm verify {tmp_path / 'b'}" in text.out
     assert (tmp_path / "b" / "manifest.json").is_file()
+
+
+def test_of_a_supernet_its_accuracy_is_measured(
+    ofatvm: Ofatvm,
+    bench: Setup,
+    supernet: SupernetFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(setup, "runs_here", lambda target: False)  # nothing is timed
+    small = supernet.space.smallest(20)
+    bench.library.require(bench.workloads([small]))
+    (tmp_path / "kernels").symlink_to(bench.workspace / "kernels")
+    options = ("--target", "x86-64-v2", "--threads", 1, "--workspace", tmp_path)
+    words = ("compile", "--arch", small.encode(), "--supernet", supernet.path, *options)
+    answer = ofatvm(*words, "--json", "-q")
+    assert answer.code == 0, answer.err
+    data = answer.json
+    assert data["weights"].startswith("supernet blobs, statistics recalibrated")
+    assert data["accuracy"]["kind"] == "measured"
+    assert data["accuracy"]["on"].startswith("60 held-out images of Blobs")
+    assert data["agreement"] == {"images": 60, "same_class_percent": 100.0}
+    assert 70 < data["predicted_accuracy_percent"] < 95
+
+    text = ofatvm(*words, "-q", "--out", tmp_path / "b c")
+    assert f"{data['accuracy']['top1_percent']:.2f} % top-1, measured: 60 held-out" in text.out
+    assert "same class as PyTorch for 100 % of 60 images" in text.out
+    assert f"python '{tmp_path}/b c/run.py' '{tmp_path}/b c/sample/image.png'" in text.out
+    assert ofatvm("verify", tmp_path / "b c", "-q").code == 0

@@ -11,20 +11,22 @@ import pytest
 
 from ofatvm.pipeline import measure, search, setup, ship
 from ofatvm.predict import latency
+from ofatvm.spaces import find_space
+from ofatvm.supernet.folder import SupernetFolder
 from tests.workbench import PretendDevice, pretend_setup
 
 Ofatvm = Callable[..., Any]
 
 
 @pytest.fixture
-def found(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ofatvm:
-    """Search with everything that takes long replaced."""
-    here = pretend_setup(tmp_path)
+def pretend(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ofatvm:
+    """Search in a space with everything that takes long replaced."""
     device = PretendDevice()
 
     @contextmanager
-    def prepare(*arguments: object, **options: object) -> Iterator[object]:
-        yield here
+    def prepare(target: str, *, space_name: str, **options: object) -> Iterator[object]:
+        space = find_space(space_name)
+        yield pretend_setup(tmp_path, space.at(space.resolutions[-1]))
 
     @contextmanager
     def local_device(*arguments: object) -> Iterator[PretendDevice]:
@@ -32,8 +34,12 @@ def found(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Of
 
     def shipped(setup: object, arch: object, out: Path, **options: Any) -> Path:
         assert options["measurement"].source == "final"
-        assert options["accuracy_percent"] > 60
+        (out / "sample").mkdir(parents=True)
+        (out / "sample" / "image.png").touch()
         return out
+
+    def facts(bundle: Path) -> dict[str, Any]:
+        return {"weights": "untrained", "accuracy": None, "agreement": None}
 
     small = search.SearchConfig
     monkeypatch.setattr(
@@ -52,7 +58,7 @@ def found(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Of
     monkeypatch.setattr(setup, "prepare", prepare)
     monkeypatch.setattr(measure, "local_device", local_device)
     monkeypatch.setattr(ship, "ship", shipped)
-    monkeypatch.setattr(ship, "shipped_weights", lambda bundle: "untrained")
+    monkeypatch.setattr(ship, "shipped_facts", facts)
     monkeypatch.setattr(latency, "FEATURE_PENALTIES", (300.0,))
     monkeypatch.setattr(latency, "BLOCK_PENALTIES", (30.0,))
 
@@ -60,6 +66,12 @@ def found(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Of
         return ofatvm("search", "--target", "x86-64-v2", "--workspace", tmp_path, *words)
 
     return run
+
+
+@pytest.fixture
+def found(pretend: Ofatvm) -> Ofatvm:
+    """Search in the ImageNet space, which has no supernet."""
+    return lambda *words: pretend("--space", "mbv3w1.0", *words)
 
 
 def test_the_answer_in_json_and_in_text(
@@ -74,6 +86,8 @@ def test_the_answer_in_json_and_in_text(
     assert data["pick"] in data["front"]
     for point in data["front"]:
         assert point["accuracy_kind"] == "predicted"
+        assert point["accuracy_images"] is None
+        assert point["predicted_accuracy_percent"] == point["accuracy_percent"]
         assert point["latency_kind"] == "simulated"
         assert point["ci_low_ms"] <= point["latency_ms"] <= point["ci_high_ms"]
         assert point["coverage"] == 0
@@ -90,6 +104,8 @@ def test_the_answer_in_json_and_in_text(
     assert f"{pick['latency_ms']:.3f} ms, simulated, 2 threads" in text.out
     assert f"{pick['accuracy_percent']:.2f} % top-1, predicted" in text.out
     assert f"ofatvm verify {tmp_path / 'mine'}" in text.out
+    assert f"python {tmp_path / 'mine'}/run.py {tmp_path / 'mine'}/sample/image.png" in text.out
+    assert "agreement" not in text.out
     assert "ms measured" in lines[0]
     assert "top-1 % predicted: " in text.out
     table = lines[: lines.index("")]
@@ -108,3 +124,19 @@ def test_nothing_that_fits_is_exit_3_with_the_best(found: Ofatvm) -> None:
     assert (plain.code, plain.out) == (3, "")
     assert plain.err.startswith("error: no architecture")
     assert len(plain.err.splitlines()) == 1
+
+
+def test_with_a_supernet_accuracies_are_measured(
+    pretend: Ofatvm, supernet: SupernetFolder, tmp_path: Path
+) -> None:
+    text = pretend("--supernet", supernet.path, "-q", "--out", tmp_path / "a")
+    assert text.code == 0, text.err
+    assert "top-1 % measured" in text.out.splitlines()[0]
+    assert "predicted" not in text.out
+    answer = pretend("--supernet", supernet.path, "--json", "-q", "--out", tmp_path / "b")
+    pick = answer.json["pick"]
+    assert pick["arch"].startswith("small28/28/")
+    assert (pick["accuracy_kind"], pick["accuracy_images"]) == ("measured", 60)
+    assert 70 < pick["predicted_accuracy_percent"] < 95
+    assert f"{pick['accuracy_percent']:.2f} % top-1, measured on 60 held-out images" in text.out
+    assert answer.json["space"] == supernet.space.name

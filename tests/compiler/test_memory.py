@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofatvm.arch import SPACES, ArchSpace
+from ofatvm.arch import ArchSpace
 from ofatvm.compiler.memory import ALIGNMENT, FLOAT_BYTES, MemoryPlan, aligned, plan_workspace
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.graph import operator_graph, totals
+from ofatvm.spaces import SPACES
 
 
 @st.composite

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from ofatvm.arch import SPACES, Arch, ArchSpace
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.graph import operator_graph, operators
+from ofatvm.spaces import SPACES
 from ofatvm.tuning.workloads import space_workloads
 
 RESOLUTIONS = (128, 132, 148, 160, 188, 224)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES
 from ofatvm.compiler.isa import host_target, tvm_target, vector_unit
 from ofatvm.compiler.link import link_host
 from ofatvm.compiler.lower import compile_kernel
@@ -15,6 +14,7 @@ from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape, scheduled
 from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.graph import operator_graph
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 from ofatvm.target import Target, parse_target
 from tests.workbench import LoadedKernel, packed
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES, ArchSpace
+from ofatvm.arch import ArchSpace
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.space import (
     FEATURES,
@@ -16,6 +16,7 @@ from ofatvm.compiler.space import (
     schedule_space,
     work,
 )
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 from ofatvm.tuning.workloads import space_workloads
 
 AVX2 = VectorUnit(lanes=8, registers=16, threads=2)

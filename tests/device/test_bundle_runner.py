@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ofatvm.device.bundle_runner import run_bundle
+from ofatvm.device.bundle_runner import run_bundle, run_images
 from ofatvm.errors import MeasurementError, MissingInputError
 from tests.bundle.making import Tiny, compile_tiny
 
@@ -35,6 +35,30 @@ def test_it_answers_and_times(tiny: Tiny) -> None:
     assert np.abs(done.output - tiny.result).max() < 1e-5
     assert len(done.samples_ms) == 7
     assert all(0 < sample < 1e3 for sample in done.samples_ms)
+
+
+def test_every_image_is_a_call_of_its_own(tiny: Tiny) -> None:
+    images = np.concatenate([tiny.given, 2 * tiny.given, -tiny.given])
+    outputs = run_images(tiny.model, images, threads=1, timeout_s=60)
+    wanted = np.concatenate([tiny.result, 2 * tiny.result, -tiny.result])
+    assert outputs.shape == wanted.shape
+    assert np.abs(outputs - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("raise(SIGSEGV);", "crashed .SIGSEGV."), ("_exit(0);", "left no result")],
+)
+def test_images_that_crash_it_are_one_error(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        run_images(library(tmp_path, body), np.zeros((2, 5), np.float32), threads=1, timeout_s=60)
+
+
+def test_images_that_take_too_long_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="took longer than 2 s"):
+        run_images(
+            library(tmp_path, "pause();"), np.zeros((2, 5), np.float32), threads=1, timeout_s=2
+        )
 
 
 def test_a_wrong_input_is_a_failure(tiny: Tiny) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ofatvm.arch import find_space
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.errors import MissingInputError
 from ofatvm.pipeline.cost import ALONE_FILE, SIBLINGS_FILE, CostReport, cost_report
+from ofatvm.spaces import find_space
 from ofatvm.target import parse_target
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.ledger import Session

@@ -11,7 +11,8 @@ import pytest
 from ofatvm.errors import InfeasibleBudgetError
 from ofatvm.events import Event, Notice
 from ofatvm.pipeline import measure as measuring
-from ofatvm.pipeline.search import Point, SearchConfig, SearchResult, search, search_key
+from ofatvm.pipeline.point import Point
+from ofatvm.pipeline.search import SearchConfig, SearchResult, search, search_key
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,6 @@ from ofatvm.supernet.net import Supernet
 from tests.workbench import SPACE
 
 
-@pytest.fixture(scope="module")
-def one_check() -> Iterator[None]:
-    """A child process for each checked image takes seconds; one image will do here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHECK_IMAGES", 0)
-        yield
-
-
-@pytest.mark.usefixtures("one_check")
 def test_a_small_network_ships_and_verifies(bench: Setup, tmp_path: Path) -> None:
     arch = bench.space.smallest()
     measurement = Measurement(
@@ -83,7 +73,6 @@ def test_a_small_network_ships_and_verifies(bench: Setup, tmp_path: Path) -> Non
     assert sample.std() > 0.2, "the sample is a picture, not a blank"
 
 
-@pytest.mark.usefixtures("one_check")
 def test_a_network_that_computes_something_else_is_not_shipped(
     bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES, parse_arch
 from ofatvm.errors import ArchError, MissingInputError
 from ofatvm.paths import data_dir
 from ofatvm.predict.accuracy import AccuracyModel, find_accuracy_model
+from ofatvm.predict.accuracy_fit import Penalties
+from ofatvm.spaces import DEFAULT_SPACE, SPACES, find_space, parse_arch
 
 SPACE = SPACES[DEFAULT_SPACE].at(224)
 PATH = data_dir("models") / "accuracy_ofa_mbv3_w1.0.json"
@@ -32,6 +35,18 @@ def known_rows():
 @pytest.fixture(scope="module")
 def model():
     return AccuracyModel.load(PATH)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A model of a variant of the space at three resolutions, and the file it was saved to."""
+    space = find_space("mbv3w1.0.c10x1")
+    rows = space.at(128, 160, 224).sample_rows(np.random.default_rng(0), 60)
+    top1 = 80 + rows[:, 40:45].sum(axis=1) / 5 + rows[:, -1] / 100
+    model = AccuracyModel.fit(rows, top1, np.ones(60, bool), space, penalties=Penalties())
+    path = tmp_path_factory.mktemp("accuracy") / "several.json"
+    model.save(path, {"source": "a test"})
+    return model, path
 
 
 @pytest.fixture(scope="module")
@@ -109,25 +124,59 @@ def test_other_resolutions_and_spaces_are_refused(model):
 
 def test_saving_and_loading_keeps_the_predictions(model, tmp_path):
     path = tmp_path / "model.json"
-    model.save(path, {"source": "a test"})
+    model.save(path, {"source": "a test", "schema": 77, "terms": 0})
     again = AccuracyModel.load(path)
     np.testing.assert_allclose(again.predict(known_rows()), model.predict(known_rows()), atol=1e-6)
-    assert again.about["source"] == "a test"
+    assert dict(again.about) == {"source": "a test"}
+    assert json.loads(path.read_text())["schema"] == 2
+
+
+def test_a_model_of_several_resolutions_comes_back_whole(several):
+    fitted, path = several
+    space = fitted.tables.space
+    again = AccuracyModel.load(path)
+    assert again.resolutions == (128, 160, 224)
+    assert dict(again.about) == {"source": "a test"}
+    rows = space.at(128, 160, 224).sample_rows(np.random.default_rng(2), 3000)
+    predicted = again.predict(rows)
+    np.testing.assert_allclose(predicted, fitted.predict(rows), atol=1e-6)
+    assert again.predict(rows[77:78])[0] == pytest.approx(predicted[77])
+    for resolutions in ((128,), (160, 224), (128, 160, 224)):
+        again.require(space.at(*resolutions))
+    with pytest.raises(MissingInputError, match=r"c10x1 at 128, 132"):
+        again.require(space.at(128, 132))
+    with pytest.raises(ArchError, match="128, 160, 224, not at 132"):
+        again.predict(space.to_rows([space.smallest(132)]))
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"kind": "latency"}, {"space": 7}, {"terms": [[1.0]]}, {"intercept": None}],
+    [
+        {"schema": 2},
+        {"schema": 3},
+        {"kind": "latency"},
+        {"space": 7},
+        {"space": "unheard-of"},
+        {"resolution": 225},
+        {"resolution": [224]},
+        {"terms": [[1.0]]},
+        {"terms": [[1.0], 2.0]},
+        {"intercept": None},
+        {"intercept": 10**400},
+        {"intercept": float("inf")},
+        {"log_macs": [19.0, 0.0, 1.0, 1.0, 1.0]},
+        {"log_macs": {}},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, change):
     path = tmp_path / "model.json"
     path.write_text(json.dumps(json.loads(PATH.read_text()) | change))
-    with pytest.raises((MissingInputError, ArchError)):
+    with pytest.raises(MissingInputError, match=r"model\.json cannot be used: "):
         AccuracyModel.load(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100_000])
 def test_a_file_that_is_no_model_is_refused(tmp_path, text):
     path = tmp_path / "model.json"
     path.write_text(text)
@@ -135,10 +184,59 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, text):
         AccuracyModel.load(path)
     with pytest.raises(MissingInputError, match="no accuracy model"):
         AccuracyModel.load(tmp_path / "absent.json")
+    with pytest.raises(MissingInputError, match="cannot be used"):
+        AccuracyModel.load(tmp_path)
 
 
-def test_rows_of_two_resolutions_cannot_be_fitted():
-    space = SPACES[DEFAULT_SPACE]
-    rows = space.to_rows([space.smallest(160), space.smallest(224)])
-    with pytest.raises(ArchError, match="one resolution"):
-        AccuracyModel.fit(rows, np.array([70.0, 71.0]), np.array([True, True]), space)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+def change_somewhere(content, data):
+    """Replace or delete one entry, at the top or deeper."""
+    place = content
+    while True:
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        inner = place[key]
+        if not (isinstance(inner, list | dict) and inner and data.draw(st.booleans())):
+            break
+        place = inner
+    if data.draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = data.draw(VALUES)
+
+
+def predict_or_why(path):
+    """What a model in a file predicts, or why it cannot be used."""
+    try:
+        model = AccuracyModel.load(path)
+    except MissingInputError as error:
+        return error.message
+    space = model.tables.space.at(*model.resolutions)
+    return model.predict(space.sample_rows(np.random.default_rng(0), 10))
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused_by_name_or_still_predicts(several, schema, data):
+    path = several[1] if schema == 2 else PATH
+    damaged = several[1].with_name("damaged.json")
+    if data.draw(st.booleans()):
+        content = json.loads(path.read_text())
+        change_somewhere(content, data)
+        damaged.write_text(json.dumps(content))
+    else:
+        raw = bytearray(path.read_bytes())
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        damaged.write_bytes(raw[: data.draw(st.integers(0, len(raw)))] or raw)
+    predicted = predict_or_why(damaged)
+    if isinstance(predicted, str):
+        assert str(damaged) in predicted
+    else:
+        assert np.isfinite(predicted).all()

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES, ArchSpace, StageSpec
+from ofatvm.arch import ArchSpace, StageSpec
 from ofatvm.errors import ArchError
 from ofatvm.graph import operator_graph, operators, totals
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables, feature_names, features
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 
 SPACE = SPACES[DEFAULT_SPACE]
 TOY = ArchSpace(

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES
 from ofatvm.errors import MissingInputError, UsageError
 from ofatvm.graph import operators
 from ofatvm.predict.baselines import baselines
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import error_report
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 
 SPACE = SPACES[DEFAULT_SPACE].at(224)
 BIAS = {"depthwise": 1.15, "pointwise": 1.02, "dense": 1.3, "mean": 1.5, "conv": 1.0}
@@ -214,7 +214,7 @@ def test_no_rows_give_no_predictions(fitted):
 SCRIPT = """
 import hashlib
 import numpy as np
-from ofatvm.arch import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import SpaceTables
 from ofatvm.predict.latency import LatencyModel

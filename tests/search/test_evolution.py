@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from ofatvm.arch import DEFAULT_SPACE, SPACES, ArchSpace, StageSpec
+from ofatvm.arch import ArchSpace, StageSpec
 from ofatvm.errors import ArchError, BudgetError
 from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import SpaceTables
 from ofatvm.search.evolution import Evaluation, evolve
 from ofatvm.search.pareto import front, hypervolume_2d
+from ofatvm.spaces import DEFAULT_SPACE, SPACES
 
 SPACE = SPACES[DEFAULT_SPACE].at(224)
 TINY = ArchSpace(

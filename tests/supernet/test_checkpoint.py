@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ofatvm.arch import SPACES
 from ofatvm.errors import CheckpointError, MissingInputError
+from ofatvm.spaces import SPACES
 from ofatvm.supernet.checkpoint import load_weights, save_weights
 from ofatvm.supernet.net import Supernet, extract
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ofatvm.arch import SPACES
 from ofatvm.errors import ArchError, CheckpointError
 from ofatvm.graph import operator_graph, operators
+from ofatvm.spaces import SPACES
 from ofatvm.supernet.fold import folded_weights
 from ofatvm.supernet.net import Supernet, extract
 

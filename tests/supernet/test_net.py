@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from ofatvm.arch import SPACES, StageSpec
+from ofatvm.arch import StageSpec
 from ofatvm.errors import ArchError, BudgetError
 from ofatvm.graph import operator_graph, totals
+from ofatvm.spaces import SPACES
 from ofatvm.supernet.net import Supernet, extract
 
 OFA, OFA_WIDE = SPACES.values()

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ofatvm.arch import SPACES, ArchSpace, StageSpec
+from ofatvm.arch import ArchSpace, StageSpec
 from ofatvm.compiler.plan import kernel_calls
 from ofatvm.graph import operator_graph, totals
+from ofatvm.spaces import SPACES
 from ofatvm.tuning.workloads import (
     coverage,
     population_workloads,

@@ -1,0 +1,205 @@
+"""Subnets taken from a trained supernet without retraining, against the same trained alone.
+
+Five subnets from the smallest to the largest: each is cut out of the supernet, its batch-norm
+statistics recalibrated; and each is trained alone from scratch, with as many epochs as the
+supernet's training had, on the same images with the same recipe. Both are examined on test images
+that no choice depended on. Cost is said in MACs of training (a backward pass counts as two forward
+passes), which depends on no machine, and in CPU-seconds of this one.
+
+It takes about an hour on two cores. What was interrupted continues at its last epoch.
+
+    .venv/bin/python benchmarks/no_retraining.py --data TRAIN.npz --test TEST.npz [--supernet NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from train_alone import alone_phase, train_alone
+
+from ofatvm.arch import Arch, ArchSpace
+from ofatvm.data import load_dataset, load_images, steps_per_epoch
+from ofatvm.files import replace_file
+from ofatvm.graph import operator_graph, totals
+from ofatvm.measurement import now
+from ofatvm.paths import data_dir
+from ofatvm.supernet.evaluate import Exam, evaluate
+from ofatvm.supernet.folder import DEFAULT_SUPERNET, SupernetFolder, find_supernet
+from ofatvm.supernet.recipe import Phase, RunConfig
+from ofatvm.tuning.energy import this_machine
+from ofatvm.tuning.ledger import tool_versions
+
+PASSES = 3  # a forward pass, and a backward pass of twice its MACs
+
+
+def five_subnets(space: ArchSpace) -> list[Arch]:
+    """From the smallest at the lowest resolution to the largest at the highest."""
+    resolutions = [space.resolutions[i * (len(space.resolutions) - 1) // 4] for i in range(5)]
+    rng = np.random.default_rng(23)
+    sizes = [0, 0.25, 0.5, 0.75, 1]
+
+    def drawn(choices: tuple[int, ...], size: int, share: float) -> list[int]:
+        return [choices[i] for i in rng.binomial(len(choices) - 1, share, size)]
+
+    return [
+        space.arch(
+            drawn(space.kernels, space.blocks, share),
+            drawn(space.expands, space.blocks, share),
+            drawn(space.depths, len(space.stages), share),
+            resolution,
+        )
+        for share, resolution in zip(sizes, resolutions, strict=True)
+    ]
+
+
+def config_of(folder: SupernetFolder) -> RunConfig:
+    """The configuration that the supernet says it was trained with."""
+    value = dict(folder.training["config"])
+    phases = tuple(Phase(**phase) for phase in value.pop("phases"))
+    return RunConfig(phases=phases, **value)
+
+
+def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
+    """MACs of a supernet's training: the very subnets of its steps, and its teacher, are counted.
+
+    A teacher that is not trained takes a forward pass a step.
+    """
+    known: dict[Arch, int] = {}
+
+    def macs(arch: Arch) -> int:
+        if arch not in known:
+            known[arch] = totals(operator_graph(arch)).macs
+        return known[arch]
+
+    total = 0
+    for number, phase in enumerate(config.phases):
+        for step in range(phase.epochs * steps_per_epoch(images, config.batch)):
+            archs = phase.archs(space, (config.seed, 7, number, step))
+            total += sum(PASSES * macs(arch) for arch in archs)
+            if phase.teacher == "largest":
+                total += macs(space.largest(archs[0].resolution))
+    return float(total) * config.batch
+
+
+def alone(job: tuple[Arch, str, RunConfig, int, str, str]) -> tuple[list[bool], float]:
+    """Train one architecture alone and examine it; runs in a process of its own."""
+    arch, data, config, epochs, test_path, work = job
+    dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
+    subnet, seconds = train_alone(
+        arch,
+        dataset,
+        config,
+        alone_phase(config, epochs),
+        Path(work) / arch.encode().replace("/", "_"),
+    )
+    test = load_images(
+        Path(test_path),
+        classes=dataset.classes,
+        channels=dataset.channels,
+        size=arch.space.resolutions[-1],
+    )
+    exam = Exam(dataset.train, test, dataset.mean, dataset.std)
+    return exam.correct(subnet).tolist(), seconds
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Points by which we are better on the same images, and half its 95 % interval."""
+    gains = ours.astype(float) - theirs.astype(float)
+    return 100 * gains.mean(), 196 * gains.std(ddof=1) / math.sqrt(len(gains))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="what the supernet was trained on")
+    parser.add_argument("--test", required=True, help="images for reporting alone")
+    parser.add_argument("--supernet", default=DEFAULT_SUPERNET)
+    parser.add_argument("--epochs", type=int, help="of each alone (default: the supernet's)")
+    parser.add_argument("--work", type=Path, default=Path(".ofatvm/no_retraining"))
+    parser.add_argument("--out", type=Path, default=data_dir("results") / "no_retraining.json")
+    options = parser.parse_args()
+    folder = find_supernet(options.supernet)
+    config = config_of(folder)
+    epochs = options.epochs or config.epochs
+    archs = five_subnets(folder.space)
+    test = load_images(
+        Path(options.test),
+        classes=folder.classes,
+        channels=folder.space.in_channels,
+        size=folder.space.resolutions[-1],
+    )
+    exam = Exam(folder.calibration(), test, folder.mean, folder.std)
+    shared = evaluate(folder.weights, folder.space, exam, archs)
+    # The largest first: two processes end at about the same time.
+    jobs = [
+        (arch, options.data, config, epochs, options.test, str(options.work))
+        for arch in reversed(archs)
+    ]
+    with ProcessPoolExecutor(
+        max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as executor:
+        done = list(reversed(list(executor.map(alone, jobs))))
+    images = folder.data["train_images"]
+    per_epoch = steps_per_epoch(images, config.batch) * config.batch
+    rows: list[dict[str, Any]] = []
+    for arch, ours, (theirs, seconds) in zip(archs, shared, done, strict=True):
+        gain, half = difference(ours, np.array(theirs))
+        macs = totals(operator_graph(arch)).macs
+        rows.append(
+            {
+                "arch": arch.encode(),
+                "macs": macs,
+                "supernet_percent": 100 * float(ours.mean()),
+                "alone_percent": 100 * float(np.mean(theirs)),
+                "gain_points": gain,
+                "gain_half_width": half,
+                "alone_training_macs": float(PASSES * macs * per_epoch * epochs),
+                "alone_cpu_seconds": seconds,
+            }
+        )
+    whole = training_macs(folder.space, config, images)
+    result = {
+        "when": now(),
+        "machine": this_machine(),
+        "versions": tool_versions(),
+        "supernet": folder.name,
+        "epochs": {"supernet": config.epochs, "alone": epochs},
+        "test_images": len(test),
+        "supernet_training_macs": whole,
+        "supernet_wall_seconds": folder.training["seconds"],
+        "subnets": rows,
+        "alone_over_supernet_macs": sum(row["alone_training_macs"] for row in rows) / whole,
+    }
+    replace_file(options.out, json.dumps(result, indent=1).encode() + b"\n")
+    print(table(result))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| subnet | M MACs | from the supernet | alone | difference, points | 10^15 MACs alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["subnets"]:
+        lines.append(
+            f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
+            f"{row['alone_percent']:.2f} % | {row['gain_points']:+.2f} +- "
+            f"{row['gain_half_width']:.2f} | {row['alone_training_macs'] / 1e15:.2f} |"
+        )
+    whole = result["supernet_training_macs"] / 1e15
+    lines.append(
+        f"\nThe supernet, {result['epochs']['supernet']} epochs: {whole:.2f} 10^15 MACs; the five "
+        f"alone, {result['epochs']['alone']} epochs each: {result['alone_over_supernet_macs']:.2f} "
+        f"times that. {result['test_images']} test images; +- is half a 95 % interval over images."
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

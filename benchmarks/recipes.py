@@ -1,0 +1,128 @@
+"""Two training recipes side by side at the same cost: the sandwich, and progressive shrinking.
+
+Both train the same space on the same images, with about the same MACs of training (the progressive
+recipe's epochs are chosen so). Then the same subnets of both are recalibrated and examined on
+held-out images. A short run on a part of the images ranks recipes for short runs; what hours of
+training would give is not measured here.
+
+    .venv/bin/python benchmarks/recipes.py --data TRAIN.npz [--images 20000] [--epochs 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from no_retraining import training_macs
+
+from ofatvm.arch import ArchSpace
+from ofatvm.data import ArrayImages, Dataset, load_dataset
+from ofatvm.files import replace_file
+from ofatvm.measurement import now
+from ofatvm.paths import data_dir
+from ofatvm.pipeline.table import table_archs
+from ofatvm.pipeline.train import make_exam
+from ofatvm.spaces import find_space, space_for
+from ofatvm.supernet.checkpoint import save_weights
+from ofatvm.supernet.evaluate import evaluate
+from ofatvm.supernet.recipe import RECIPES, RunConfig
+from ofatvm.supernet.train import train
+from ofatvm.tuning.energy import this_machine
+from ofatvm.tuning.ledger import tool_versions
+
+MAX_EPOCHS = 400
+
+
+def configuration(
+    recipe: str, space: ArchSpace, epochs: int, rate: float, ema_decay: float
+) -> RunConfig:
+    return RunConfig(
+        recipe=recipe, phases=RECIPES[recipe](space, epochs, rate), ema_decay=ema_decay
+    )
+
+
+def as_costly(space: ArchSpace, wanted: float, images: int, rate: float) -> int:
+    """Epochs of progressive shrinking whose training takes about `wanted` MACs."""
+    costs = {
+        epochs: training_macs(space, configuration("progressive", space, epochs, rate, 0.0), images)
+        for epochs in range(6, 40)
+    }
+    return min(costs, key=lambda epochs: abs(costs[epochs] - wanted))
+
+
+def part(dataset: Dataset, images: int) -> Dataset:
+    assert isinstance(dataset.train, ArrayImages)
+    return replace(dataset, train=dataset.train.take(np.arange(min(images, len(dataset.train)))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--space", default="small28")
+    parser.add_argument("--images", type=int, default=20_000, help="to train on")
+    parser.add_argument("--epochs", type=int, default=10, help="of the sandwich")
+    parser.add_argument("--subnets", type=int, default=60, help="to examine")
+    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--ema-decay", type=float, default=0.998, help="of the third contestant")
+    parser.add_argument("--work", type=Path, default=Path(".ofatvm/recipes"))
+    parser.add_argument("--out", type=Path, default=data_dir("results") / "recipes.json")
+    options = parser.parse_args()
+    base = find_space(options.space)
+    dataset = part(load_dataset(Path(options.data), size=base.resolutions[-1]), options.images)
+    space = space_for(base, classes=len(dataset.classes), in_channels=dataset.channels)
+    rate, images = options.learning_rate, len(dataset.train)
+    sandwich = configuration("sandwich", space, options.epochs, rate, 0.0)
+    cost = training_macs(space, sandwich, images)
+    epochs = as_costly(space, cost, images, rate)
+    contestants = {
+        "sandwich": sandwich,
+        "progressive": configuration("progressive", space, epochs, rate, 0.0),
+        "sandwich, averaged weights": replace(sandwich, ema_decay=options.ema_decay),
+    }
+    archs, uniform = table_archs(space, options.subnets, 1)
+    exam = make_exam(dataset, space, 0)
+    rows: list[dict[str, Any]] = []
+    for name, config in contestants.items():
+        folder = options.work / name.replace(", ", "-").replace(" ", "-")
+        trained = train(dataset, space, config, folder, on_event=print)
+        weights = folder / "weights.safetensors"
+        save_weights(weights, trained.supernet)
+        top1 = 100 * evaluate(weights, space, exam, archs).mean(axis=1)
+        rows.append(
+            {
+                "recipe": name,
+                "epochs": config.epochs,
+                "training_macs": training_macs(space, config, images),
+                "seconds": trained.seconds,
+                "largest_percent": float(top1[archs.index(space.largest())]),
+                "smallest_percent": float(top1[archs.index(space.smallest())]),
+                "uniform_percent": float(top1[uniform].mean()),
+                "worst_percent": float(top1.min()),
+            }
+        )
+    result = {
+        "when": now(),
+        "machine": this_machine(),
+        "versions": tool_versions(),
+        "images": images,
+        "held_out_images": len(exam.images),
+        "subnets": len(archs),
+        "recipes": rows,
+    }
+    replace_file(options.out, json.dumps(result, indent=1).encode() + b"\n")
+    print("| recipe | epochs | 10^15 MACs | largest | smallest | mean of uniform ones | worst |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['recipe']} | {row['epochs']} | {row['training_macs'] / 1e15:.3f} | "
+            f"{row['largest_percent']:.2f} % | {row['smallest_percent']:.2f} % | "
+            f"{row['uniform_percent']:.2f} % | {row['worst_percent']:.2f} % |"
+        )
+
+
+if __name__ == "__main__":
+    main()

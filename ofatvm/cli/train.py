@@ -1,0 +1,142 @@
+"""`ofatvm train`: a supernet from pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ofatvm.cli.main import Run, common_options
+from ofatvm.cli.options import COUNT, SEED, SHARE, PositiveNumber, WholeNumber
+from ofatvm.cli.render import Result, pairs, seconds_text
+
+EPILOG = """Interrupted, even by kill -9, the same command continues. Several processes train
+together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
+RATES = {"sandwich": 0.1, "progressive": 0.1}
+
+
+@click.command("train", help="Train a supernet on your own pictures.", epilog=EPILOG)
+@click.option("--data", required=True, help="Image folder, .npz, or folder of a known set.")
+@click.option("--space", "space_name", default="small28", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Supernet folder.")
+@click.option("--name", help="What to call the supernet.  [default: the folder's name]")
+@click.option("--licence", help="Licence of the pictures, for the model card.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["sandwich", "progressive"]),
+    default="sandwich",
+    show_default=True,
+)
+@click.option("--epochs", type=WholeNumber(1, 10_000), default=30, show_default=True)
+@click.option("--batch", type=WholeNumber(2, 65_536), default=128, show_default=True)
+@click.option(
+    "--learning-rate", type=PositiveNumber("steps", 100.0), help="The highest.  [default: 0.1]"
+)
+@click.option("--weight-decay", type=SHARE, default=1e-4, show_default=True)
+@click.option("--label-smoothing", type=SHARE, default=0.1, show_default=True)
+@click.option("--ema-decay", type=SHARE, default=0.0, show_default=True, help="0 for none.")
+@click.option("--flip/--no-flip", default=True, help="Mirror pictures at random.  [default: flip]")
+@click.option("--shift", type=WholeNumber(0, 512), default=2, show_default=True, help="Pixels.")
+@click.option("--erase", type=SHARE, default=0.0, show_default=True, help="Share of pictures.")
+@click.option("--holdout", type=COUNT, help="Pictures to hold out.  [default: a sixth]")
+@click.option("--test", "test_path", help="Set for reporting alone: no choice depends on it.")
+@click.option(
+    "--subnets",
+    type=WholeNumber(40, 1_000_000),
+    default=400,
+    show_default=True,
+    help="To evaluate after.",
+)
+@click.option("--download", is_flag=True, help="Fetch a known set by its name in --data.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--fresh", is_flag=True, help="Start over.")
+@common_options
+def command(
+    run: Run,
+    data: str,
+    space_name: str,
+    out: Path,
+    name: str | None,
+    licence: str | None,
+    recipe: str,
+    epochs: int,
+    batch: int,
+    learning_rate: float | None,
+    weight_decay: float,
+    label_smoothing: float,
+    ema_decay: float,
+    flip: bool,
+    shift: int,
+    erase: float,
+    holdout: int | None,
+    test_path: str | None,
+    subnets: int,
+    download: bool,
+    seed: int,
+    fresh: bool,
+) -> Result:
+    """Load the pictures, train, evaluate, write the folder."""
+    from ofatvm.data import load_dataset, load_images
+    from ofatvm.pipeline.train import Leaving, check_out, train_supernet
+    from ofatvm.spaces import find_space, space_for
+    from ofatvm.supernet.recipe import RECIPES, RunConfig
+
+    base = find_space(space_name)
+    phases = RECIPES[recipe](base, epochs, learning_rate or RATES[recipe])
+    config = RunConfig(
+        recipe=recipe,
+        phases=phases,
+        batch=batch,
+        seed=seed,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        ema_decay=ema_decay,
+        flip=flip,
+        shift=shift,
+        erase=erase,
+    )
+    check_out(out)
+    size = base.resolutions[-1]
+    dataset = load_dataset(Path(data), seed=seed, holdout=holdout, download=download, size=size)
+    space = space_for(base, classes=len(dataset.classes), in_channels=dataset.channels)
+    test = dataset.test
+    if test_path is not None:
+        test = load_images(
+            Path(test_path), classes=dataset.classes, channels=dataset.channels, size=size
+        )
+    leaving = Leaving(
+        name=name or out.absolute().name,
+        table_size=subnets,
+        **({} if licence is None else {"licence": licence}),
+    )
+    folder = train_supernet(
+        dataset, space, config, out, leaving, test=test, fresh=fresh, on_event=run.on_event
+    )
+    if folder is None:  # another process of torchrun has the result
+        return Result({"rank": "not the first"}, lambda width: "")
+    figures, model = folder.figures, folder.figures["accuracy_model"]
+    held = model["held_out"]
+    facts = {
+        "supernet": str(out),
+        "space": f"{space.name}, {space.size():.3g} subnets a resolution",
+        "trained": f"{config.epochs} epochs in {seconds_text(folder.training['seconds'])}",
+        "largest": f"{figures['largest_percent']:.2f} % top-1, measured on "
+        f"{figures['evaluated_on']}",
+        "smallest": f"{figures['smallest_percent']:.2f} %",
+        "accuracy model": f"RMSE {held['rmse_points']:.3f} points, Spearman "
+        f"{held['spearman']:.3f} on {held['n']} held-out subnets; noise floor "
+        f"{model['noise_floor_points']:.3f} points",
+    }
+    if "test" in figures:
+        tested = figures["test"]
+        facts["test"] = (
+            f"largest {tested['largest_percent']:.2f} %, smallest "
+            f"{tested['smallest_percent']:.2f} %, {tested['random']} random ones "
+            f"{tested['random_worst_percent']:.2f} to {tested['random_best_percent']:.2f} % of "
+            f"{tested['images']:,} test images"
+        )
+    facts["next"] = f"ofatvm search --target host --supernet {out}"
+    return Result(
+        {"supernet": str(out), "space": space.name, "figures": dict(figures)},
+        lambda width: pairs(facts),
+    )

@@ -1,0 +1,97 @@
+"""Labels: checked, named, and split so that every class keeps its share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ofatvm.errors import DatasetError
+
+MAX_CLASSES = 1_000_000
+MAX_HOLDOUT = 10_000
+MIN_IMAGES = 2
+
+
+def checked_labels(labels: np.ndarray, where: str, *, classes: int | None = None) -> np.ndarray:
+    """Labels as int64; each must be a whole number from 0 to below `classes`."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DatasetError(
+            f"labels of {where} must be whole numbers of shape (n,), got {labels.dtype} "
+            f"{labels.shape}"
+        )
+    if not len(labels):
+        raise DatasetError(f"{where} holds no images")
+    limit = MAX_CLASSES if classes is None else classes
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < limit:
+            row = int(np.flatnonzero(labels == label)[0])
+            raise DatasetError(
+                f"label {label} of image {row} in {where} is out of range (0 to {limit - 1})"
+            )
+    return labels.astype(np.int64)
+
+
+def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
+    """Raise DatasetError unless there are two classes and each has two images to train on."""
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{where} has {len(classes)} class ({', '.join(classes)}), training needs at least 2"
+        )
+    counts = np.bincount(labels, minlength=len(classes))
+    label = int(counts.argmin())
+    if counts[label] == 0:
+        raise DatasetError(
+            f"class {classes[label]!r} (label {label}) has no training image in {where}",
+            hint=f"labels must run from 0 to {len(classes) - 1} without gaps",
+        )
+    if counts[label] < MIN_IMAGES:
+        raise DatasetError(
+            f"class {classes[label]!r} has {counts[label]} training image in {where}, at least "
+            f"{MIN_IMAGES} are needed"
+        )
+
+
+def check_holdout(holdout: float | None) -> None:
+    """Raise DatasetError unless it is a share between 0 and 1 or a number of images."""
+    if isinstance(holdout, bool) or not (
+        holdout is None or (holdout >= 1 if isinstance(holdout, int) else 0 < holdout < 1)
+    ):
+        raise DatasetError(
+            f"--holdout must be a number of images or a share between 0 and 1, got {holdout}"
+        )
+
+
+def hold_out(
+    labels: np.ndarray, *, holdout: float | None, seed: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, both in order.
+
+    Each class gives its share of what is held out, but keeps two images. By default a sixth is
+    held out, at most 10,000 images.
+    """
+    check_holdout(holdout)
+    total = len(labels)
+    if holdout is None:
+        wanted = min(MAX_HOLDOUT, max(1, total // 6))
+    else:
+        wanted = holdout if isinstance(holdout, int) else round(holdout * total)
+    counts = np.bincount(labels)
+    room = np.maximum(counts - MIN_IMAGES, 0)
+    if not 0 < wanted <= room.sum():
+        raise DatasetError(
+            f"holding out {wanted} of the {total} images of {where} would leave the validation "
+            f"part empty or a class with fewer than {MIN_IMAGES} training images",
+            hint=f"--holdout can be 1 to {room.sum()} here"
+            if room.sum()
+            else "add images to every class",
+        )
+    exact = wanted * counts / total
+    quota = np.minimum(exact.astype(np.int64), room)
+    while (missing := wanted - int(quota.sum())) > 0:
+        most_owed = np.argsort(np.where(quota < room, quota - exact, np.inf), kind="stable")
+        open_classes = int((quota < room).sum())
+        quota[most_owed[: min(missing, open_classes)]] += 1
+    shuffled = np.random.default_rng(seed).permutation(total)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    place = np.arange(total) - (np.cumsum(counts) - counts)[labels[by_class]]
+    held = place < quota[labels[by_class]]
+    return np.sort(by_class[~held]), np.sort(by_class[held])

@@ -1,0 +1,70 @@
+"""The compiled network sits the exam: every held-out image, against PyTorch's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ofatvm.arch import shorten
+from ofatvm.bundle.manifest import Accuracy, Agreement
+from ofatvm.device.bundle_runner import run_images
+from ofatvm.errors import CompileError
+from ofatvm.pipeline.contents import Contents, held_out
+from ofatvm.supernet.folder import SupernetFolder
+
+LEAST_AGREEMENT = 99.9
+START_S = 120.0
+IMAGE_S = 0.1
+BATCH_VALUES = 1 << 22  # numbers of inputs, or of outputs, that one child process holds
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The shipped network's accuracy, and its agreement with PyTorch; None if it was not run."""
+
+    accuracy: Accuracy
+    agreement: Agreement | None
+
+
+def examine(
+    contents: Contents, folder: SupernetFolder, model: Path | None, threads: int
+) -> Examined:
+    """Classify all held-out images of a supernet with `model`, or by PyTorch alone without one.
+
+    A model that names another class than PyTorch for more than one image in a thousand is a
+    CompileError.
+    """
+    same, right, images = 0, 0, 0
+    values = max(contents.sample.size, len(folder.classes))
+    for inputs, labels in held_out(folder, contents.preprocessing, max(1, BATCH_VALUES // values)):
+        wanted = contents.subnet.run(inputs).argmax(axis=1)
+        named = wanted if model is None else _named(model, inputs, threads)
+        same += int((named == wanted).sum())
+        right += int((named == labels).sum())
+        images += len(labels)
+    share = 100 * same / images
+    if share < LEAST_AGREEMENT:
+        raise CompileError(
+            f"the compiled network is not shipped: it names the class that PyTorch names for "
+            f"{same:,} of {images:,} held-out images, at least {LEAST_AGREEMENT} % must agree",
+            hint="compile it for another target, or report it with this architecture",
+        )
+    how = ", by PyTorch: the compiled code was not run" if model is None else ""
+    accuracy = Accuracy(
+        top1_percent=100 * right / images,
+        kind="measured",
+        on=f"{images:,} held-out images of {shorten(str(folder.data.get('name')))} shipped with "
+        f"the supernet {shorten(folder.name)}{how}",
+    )
+    agreement = None if model is None else Agreement(images=images, same_class_percent=share)
+    return Examined(accuracy, agreement)
+
+
+def _named(model: Path, inputs: np.ndarray, threads: int) -> np.ndarray:
+    timeout_s = START_S + IMAGE_S * len(inputs)
+    result: np.ndarray = run_images(model, inputs, threads=threads, timeout_s=timeout_s).argmax(
+        axis=1
+    )
+    return result

@@ -1,0 +1,113 @@
+"""The accuracy table: which subnets of a trained supernet are evaluated, and what came out."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ofatvm.arch import Arch, ArchSpace
+from ofatvm.events import Event, Notice, ignore
+from ofatvm.supernet.evaluate import Exam, evaluate
+
+
+def table_archs(space: ArchSpace, count: int, seed: int) -> tuple[list[Arch], np.ndarray]:
+    """`count` distinct architectures and which of them were drawn uniformly, (count,) bool.
+
+    The largest and the smallest at every resolution come first. Half of the rest is drawn
+    uniformly; the others each lean towards small or large by a share of their own, so that the
+    whole range of sizes is there.
+    """
+    rng = np.random.default_rng([seed, 11])
+    ends = [arch(r) for r in space.resolutions for arch in (space.largest, space.smallest)]
+    found = dict.fromkeys(ends, False)
+    rest = max(count - len(found), 0)
+    for row_arch in space.from_rows(space.sample_rows(rng, rest // 2)):
+        found.setdefault(row_arch, True)
+    for _ in range(50 * count):
+        if len(found) >= count:
+            break
+        found.setdefault(_leaning(space, rng), False)
+    archs = list(found)[:count]
+    return archs, np.array([found[arch] for arch in archs])
+
+
+def _leaning(space: ArchSpace, rng: np.random.Generator) -> Arch:
+    share = rng.uniform()
+
+    def drawn(choices: Sequence[int], size: int) -> list[int]:
+        return [choices[i] for i in rng.binomial(len(choices) - 1, share, size)]
+
+    return space.arch(
+        drawn(space.kernels, space.blocks),
+        drawn(space.expands, space.blocks),
+        drawn(space.depths, len(space.stages)),
+        int(rng.choice(space.resolutions)),
+    )
+
+
+def examined(
+    weights: Path,
+    space: ArchSpace,
+    exam: Exam,
+    archs: Sequence[Arch],
+    journal: Path,
+    key: str,
+    *,
+    on_event: Callable[[Event], None] = ignore,
+) -> np.ndarray:
+    """Which held-out images each architecture classifies right, (archs, images) bool.
+
+    Every result is a line of `journal` before it counts; results of the same `key` that are there
+    already are not computed again.
+    """
+    images = len(exam.images)
+    known = _read(journal, key, images)
+    missing = [arch for arch in archs if arch.encode() not in known]
+    if known and missing:
+        on_event(Notice("info", f"{len(archs) - len(missing)} subnets were evaluated before"))
+    if missing:
+        with journal.open("ab") as file:
+
+            def keep(arch: Arch, correct: np.ndarray) -> None:
+                known[arch.encode()] = correct
+                bits = base64.b64encode(np.packbits(correct).tobytes()).decode()
+                line = json.dumps({"key": key, "arch": arch.encode(), "correct": bits})
+                # A line of its own also after a torn one.
+                file.write(b"\n" + line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+            evaluate(weights, space, exam, missing, on_result=keep, on_event=on_event)
+    return np.stack([known[arch.encode()] for arch in archs])
+
+
+def _read(journal: Path, key: str, images: int) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    if not journal.exists():
+        return found
+    for line in journal.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+            bits = np.frombuffer(base64.b64decode(entry["correct"], validate=True), np.uint8)
+            if entry["key"] == key and len(bits) == -(-images // 8):
+                found[str(entry["arch"])] = np.unpackbits(bits, count=images).astype(bool)
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a kill: that subnet is evaluated again
+    return found
+
+
+def table_csv(archs: Sequence[Arch], correct: np.ndarray, uniform: np.ndarray) -> bytes:
+    """The table as it ships: architecture, right answers, images, whether drawn uniformly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["arch", "correct", "images", "uniform_sample"])
+    for arch, row, drawn in zip(archs, correct, uniform, strict=True):
+        writer.writerow([arch.encode(), int(row.sum()), len(row), int(drawn)])
+    return text.getvalue().encode()

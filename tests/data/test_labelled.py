@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofatvm.data import load_images
+from ofatvm.errors import DatasetError, MissingInputError
+
+CLASSES = ("cat", "dog")
+
+
+def save(path: Path, labels: list[int], shade: int = 0) -> None:
+    images = np.full((len(labels), 8, 8), shade, np.uint8)
+    np.savez(path, images=images, labels=np.array(labels))
+
+
+def test_one_file_gives_all_its_images_in_order(tmp_path: Path) -> None:
+    save(tmp_path / "some.npz", [1, 0, 1])
+    images = load_images(tmp_path / "some.npz", classes=CLASSES, channels=3, size=8)
+    assert images.labels.tolist() == [1, 0, 1]
+    assert images.batch(np.arange(3), 8).shape == (3, 8, 8, 3)
+
+
+def test_the_test_part_goes_before_the_others(tmp_path: Path) -> None:
+    save(tmp_path / "train.npz", [0, 1, 0, 1], 1)
+    save(tmp_path / "val.npz", [0, 1], 2)
+    images = load_images(tmp_path, classes=CLASSES, channels=1, size=8)
+    assert set(images.batch(np.arange(len(images)), 8).ravel()) == {2}
+    save(tmp_path / "test.npz", [1], 3)
+    images = load_images(tmp_path, classes=CLASSES, channels=1, size=8)
+    assert set(images.batch(np.arange(len(images)), 8).ravel()) == {3}
+
+
+def folder(path: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for place in range(2):
+            Image.new("L", (9, 12), 7).save(path / name / f"{place}.png")
+    return path
+
+
+def test_an_image_folder_must_have_the_classes_of_the_network(tmp_path: Path) -> None:
+    images = load_images(folder(tmp_path / "a", CLASSES), classes=CLASSES, channels=1, size=8)
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DatasetError, match="must be cat, dog, got cat, cow"):
+        load_images(folder(tmp_path / "b", ("cat", "cow")), classes=CLASSES, channels=1, size=8)
+
+
+def test_more_classes_than_the_network_has_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "some.npz", [0, 2])
+    with pytest.raises(DatasetError, match="has the label 2, the network knows 2 classes"):
+        load_images(tmp_path / "some.npz", classes=CLASSES, channels=1, size=8)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"gone\.npz"):
+        load_images(tmp_path / "gone.npz", classes=CLASSES, channels=1, size=8)

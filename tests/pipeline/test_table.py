@@ -1,0 +1,95 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from ofatvm.pipeline import table
+from ofatvm.pipeline.table import examined, table_archs, table_csv
+from ofatvm.supernet.evaluate import Exam
+from tests.supernet.toy import TOY, bars
+
+EXAM = Exam(bars(8, 1), bars(21, 2), (0.2,), (0.2,))
+ARCHS = [TOY.largest(), TOY.smallest(), TOY.smallest(10)]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Examinations that follow from the architecture; the list of those that were made."""
+    made = []
+
+    def pretend(weights, space, exam, archs, *, on_result, on_event):
+        for arch in archs:
+            made.append(arch)
+            on_result(arch, answers(arch))
+
+    monkeypatch.setattr(table, "evaluate", pretend)
+    return made
+
+
+def answers(arch):
+    return np.random.default_rng(sum(arch.encode().encode())).random(21) < 0.7
+
+
+def run(journal, archs=ARCHS, key="k"):
+    return examined(journal.parent, TOY, EXAM, archs, journal, key)
+
+
+def test_the_ends_are_there_at_every_resolution_and_half_is_uniform():
+    from ofatvm.spaces import find_space
+
+    space = find_space("small28")
+    archs, uniform = table_archs(space, 100, seed=0)
+    assert len(set(archs)) == len(archs) == len(uniform) == 100
+    for resolution in space.resolutions:
+        assert {space.largest(resolution), space.smallest(resolution)} <= set(archs)
+    assert 40 <= uniform.sum() <= 50
+    assert archs == table_archs(space, 100, seed=0)[0]
+    assert archs != table_archs(space, 100, seed=1)[0]
+    depths = np.array([sum(arch.depths) for arch in archs])
+    assert depths[~uniform].std() > depths[uniform].std()
+
+
+def test_a_space_with_fewer_subnets_gives_what_it_has():
+    archs, _ = table_archs(TOY.at(10), 1000, seed=0)
+    assert len(set(archs)) == len(archs) <= TOY.size()
+
+
+def test_what_the_journal_holds_is_not_examined_again(tmp_path, asked):
+    journal = tmp_path / "table.jsonl"
+    first = run(journal, ARCHS[:2])
+    both = run(journal)
+    assert asked == ARCHS
+    np.testing.assert_array_equal(both[:2], first)
+    np.testing.assert_array_equal(both, [answers(arch) for arch in ARCHS])
+
+
+def test_a_journal_cut_anywhere_loses_only_what_was_cut(tmp_path, asked):
+    journal = tmp_path / "table.jsonl"
+    whole = run(journal)
+    data = journal.read_bytes()
+    for cut in range(0, len(data), 7):
+        asked.clear()
+        journal.write_bytes(data[:cut])
+        np.testing.assert_array_equal(run(journal), whole)
+        assert len(asked) == 3 - data[:cut].count(b'"}\n') or data[:cut].endswith(b'"}')
+
+
+def test_results_of_other_weights_do_not_count(tmp_path, asked):
+    journal = tmp_path / "table.jsonl"
+    run(journal)
+    run(journal, key="other")
+    assert len(asked) == 6
+
+
+def test_the_shipped_table_counts_right_answers():
+    correct = np.array([[True, False, True], [False, False, True]])
+    text = table_csv(ARCHS[:2], correct, np.array([False, True])).decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0] == {
+        "arch": ARCHS[0].encode(),
+        "correct": "2",
+        "images": "3",
+        "uniform_sample": "0",
+    }
+    assert rows[1]["correct"] == "1"

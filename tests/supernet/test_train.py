@@ -1,0 +1,272 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ofatvm.errors import CheckpointError, TrainingError
+from ofatvm.events import Notice, Progress
+from ofatvm.supernet.net import Supernet
+from ofatvm.supernet.train import backward, run_key, train
+from ofatvm.supernet.training_state import FILE_NAME
+from tests.conftest import ROOT
+from tests.supernet.toy import TOY, bars, toy_config, toy_dataset
+
+DATA = toy_dataset()
+
+
+class Stop(Exception):
+    """Ends a run as a kill would: between two steps, with no warning."""
+
+
+def stopping_at(steps):
+    seen = 0
+
+    def listener(event):
+        nonlocal seen
+        if isinstance(event, Progress):
+            seen += 1
+            if seen == steps:
+                raise Stop
+
+    return listener
+
+
+def weights(trained):
+    return {name: tensor.clone() for name, tensor in trained.supernet.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+@pytest.mark.parametrize("recipe", ["sandwich", "progressive"])
+def test_a_run_cut_anywhere_gives_the_same_weights_and_curve(tmp_path, recipe):
+    epochs = 2 if recipe == "sandwich" else 6
+    config = toy_config(recipe, epochs, ema_decay=0.9)
+    whole = train(DATA, TOY, config, tmp_path / "whole")
+    steps = epochs * (96 // 16)
+    for cut in (1, 5, 6, 7, steps - 1):
+        folder = tmp_path / f"cut{cut}"
+        with pytest.raises(Stop):
+            train(DATA, TOY, config, folder, save_seconds=0.0, on_event=stopping_at(cut))
+        parts = train(DATA, TOY, config, folder, save_seconds=0.0)
+        assert same(weights(whole), weights(parts)), cut
+        assert whole.history == parts.history, cut
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(DATA, TOY, toy_config(), tmp_path)
+    events = []
+    second = train(DATA, TOY, toy_config(), tmp_path, on_event=events.append)
+    assert same(weights(first), weights(second))
+    assert not any(isinstance(event, Progress) for event in events)
+    assert second.history == first.history
+
+
+def test_another_seed_gives_another_network(tmp_path):
+    first = train(DATA, TOY, toy_config(), tmp_path / "a")
+    other = train(DATA, TOY, toy_config(seed=1), tmp_path / "b")
+    assert not same(weights(first), weights(other))
+
+
+def test_it_learns(tmp_path):
+    trained = train(toy_dataset(960), TOY, toy_config(epochs=4), tmp_path)
+    assert trained.history[-1]["loss"] < 0.8 * trained.history[0]["loss"]
+    from ofatvm.supernet.evaluate import Exam
+
+    exam = Exam(bars(96, 3), bars(200, 4), DATA.mean, DATA.std)
+    for arch in (TOY.largest(), TOY.smallest(), TOY.smallest(10)):
+        assert exam.top1_percent(trained.supernet, arch) > 75
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": replace(DATA, digest="e" * 64)},
+        {"config": toy_config(label_smoothing=0.0)},
+        {"space": TOY.at(12)},
+    ],
+    ids=["data", "settings", "space"],
+)
+def test_a_state_of_another_run_is_refused_and_stays(tmp_path, other):
+    train(DATA, TOY, toy_config(), tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    given = {"dataset": DATA, "space": TOY, "config": toy_config(), **other}
+    with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+        train(**given, folder=tmp_path)
+    assert "--fresh" in caught.value.hint
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_fresh_starts_over(tmp_path):
+    first = train(DATA, TOY, toy_config(), tmp_path)
+    other = train(DATA, TOY, toy_config(label_smoothing=0.0), tmp_path, fresh=True)
+    assert not same(weights(first), weights(other))
+
+
+def test_watch_is_asked_after_every_epoch_and_cannot_disturb(tmp_path):
+    def watch(supernet):
+        assert not supernet.training
+        with torch.no_grad():
+            for parameter in supernet.parameters():
+                parameter.zero_()
+        torch.rand(7)
+        return {"answer": 42.0}
+
+    plain = train(DATA, TOY, toy_config(), tmp_path / "a")
+    watched = train(DATA, TOY, toy_config(), tmp_path / "b", watch=watch)
+    assert [entry["answer"] for entry in watched.history] == [42.0, 42.0]
+    assert same(weights(plain), weights(watched))
+
+
+def test_progress_names_loss_speed_and_accuracy(tmp_path):
+    events = []
+    train(
+        DATA, TOY, toy_config(), tmp_path, watch=lambda _: {"largest": 90.0}, on_event=events.append
+    )
+    details = [event.detail for event in events if isinstance(event, Progress)]
+    assert all("loss" in detail and "images/s" in detail for detail in details)
+    assert "largest 90.00 %" in details[-1]
+    assert any("largest 90.00 %" in e.text for e in events if isinstance(e, Notice))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf)") as caught:
+        train(DATA, TOY, toy_config(epochs=4, rate=1e9), tmp_path)
+    assert "--learning-rate" in caught.value.hint
+
+
+def test_norms_and_biases_do_not_decay(tmp_path):
+    config = toy_config(rate=1e-12, weight_decay=0.5)
+    start = Supernet(TOY, seed=0).state_dict()
+    trained = train(DATA, TOY, replace(config, momentum=0.0), tmp_path).supernet.state_dict()
+    assert torch.equal(start["first_conv.bn.weight"], trained["first_conv.bn.weight"])
+
+
+def gradients(phase, archs, teacher=None):
+    net = Supernet(TOY, seed=0).train()
+    net.classifier.dropout.p = 0.0
+    images = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 3
+    loss = backward(net, teacher, phase, archs, images, labels, 0.1)
+    grads = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+    return net, images, labels, loss, grads
+
+
+def test_in_place_the_others_learn_from_the_largest_alone():
+    phase = toy_config().phases[0]
+    archs = (TOY.largest(), TOY.smallest())
+    net, images, labels, loss, grads = gradients(phase, archs)
+    net.zero_grad()
+    large = net(images, archs[0])
+    expected = F.cross_entropy(large, labels, label_smoothing=0.1)
+    soft = F.softmax(large.detach(), 1)
+    (expected + F.cross_entropy(net(images, archs[1]), soft)).backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert "classifier.linear.weight" in grads
+    for name, gradient in grads.items():
+        torch.testing.assert_close(gradient, net.get_parameter(name).grad, rtol=1e-3, atol=1e-5)
+
+
+def test_an_earlier_largest_network_teaches_beside_the_labels():
+    phase = toy_config("progressive", 6).phases[-1]
+    teacher = Supernet(TOY, seed=9)
+    teacher.classifier.dropout.p = 0.0
+    archs = (TOY.smallest(), TOY.largest())
+    net, images, labels, loss, grads = gradients(phase, archs, teacher)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    net.zero_grad()
+    with torch.no_grad():
+        soft = F.softmax(teacher.train()(images, TOY.largest()), 1)
+    losses = [
+        F.cross_entropy(net(images, a), labels, label_smoothing=0.1)
+        + F.cross_entropy(net(images, a), soft)
+        for a in archs
+    ]
+    sum(losses).backward()
+    assert loss == pytest.approx(losses[0].item(), rel=1e-4)
+    for name, gradient in grads.items():
+        torch.testing.assert_close(gradient, net.get_parameter(name).grad, rtol=1e-2, atol=1e-4)
+
+
+def test_the_key_names_data_space_settings_and_processes():
+    key = run_key(DATA, TOY, toy_config())
+    assert key == run_key(DATA, TOY, toy_config())
+    assert key != run_key(DATA, TOY, toy_config(), processes=2)
+    assert math.isfinite(int(key, 16))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from ofatvm.supernet.processes import joined
+from ofatvm.supernet.train import train
+from tests.supernet.toy import TOY, toy_config, toy_dataset
+import torch
+
+torch.set_num_threads(1)
+with joined() as processes:
+    done = train(toy_dataset(), TOY, toy_config(epochs=int(sys.argv[2])), Path(sys.argv[1]),
+                 processes=processes, save_seconds=0.0)
+    assert processes.count == int(sys.argv[3])
+    weights = {n: p.detach() for n, p in done.supernet.named_parameters()}
+    torch.save(weights, Path(sys.argv[1]) / f"rank{processes.rank}.pt")
+"""
+
+
+def start(folder, *, epochs, processes):
+    folder.mkdir(exist_ok=True)
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}"]
+    return subprocess.Popen(
+        [*command, script, folder, str(epochs), str(processes)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def test_two_processes_train_one_network(tmp_path):
+    finish(start(tmp_path / "two", epochs=1, processes=2))
+    first, second = (
+        torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert same(first, second)
+    begun = dict(Supernet(TOY, seed=0).named_parameters())
+    assert not any(torch.equal(first[name], begun[name]) for name in first if first[name].ndim > 1)
+
+
+def test_killed_and_started_again_it_gives_the_same_weights(tmp_path):
+    finish(start(tmp_path / "whole", epochs=3, processes=1))
+    state = tmp_path / "cut" / FILE_NAME
+    process = start(tmp_path / "cut", epochs=3, processes=1)
+    deadline = time.monotonic() + 200
+    while not state.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cut" / "rank0.pt").exists(), "it was too late to kill it"
+    finish(start(tmp_path / "cut", epochs=3, processes=1))
+    whole, cut = (
+        torch.load(tmp_path / name / "rank0.pt", weights_only=True) for name in ("whole", "cut")
+    )
+    assert same(whole, cut)
