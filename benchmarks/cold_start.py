@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ofatvm.arch import Arch
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 
 RESULT = Path(__file__).resolve().parent / "results" / "cold_start.json"
 OURS, PLAIN, OFFLINE = "ofatvm", "ONNX Runtime", "ONNX Runtime, optimised offline"
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, default=Path(".ofatvm/benchmark"))
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    space = find_space(DEFAULT_SPACE).at(224)
+    space = find_space(OFA_SPACE).at(224)
     archs = {
         "smallest": space.smallest(),
         "middle": space.uniform(kernel=5, expand=4, depth=3),
@@ -148,7 +148,7 @@ def prepare_files(folder: Path, arch: Arch, options: argparse.Namespace) -> tupl
 
     with prepare(
         options.target,
-        space_name=DEFAULT_SPACE,
+        space_name=OFA_SPACE,
         resolution=224,
         workspace=options.workspace,
         threads=options.threads,

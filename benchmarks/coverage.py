@@ -21,7 +21,7 @@ from ofatvm.compiler.isa import vector_unit
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import resolve_target
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.tuning.records import find_records
 from ofatvm.tuning.workloads import coverage, subnet_workloads
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=data_dir("results") / "coverage.json")
     options = parser.parse_args()
 
-    space = find_space(DEFAULT_SPACE).at(options.resolution)
+    space = find_space(OFA_SPACE).at(options.resolution)
     target = resolve_target(options.target)
     records = find_records(target, [data_dir("tuning_logs")], vector_unit(target))
     shipped = with_records(space, options.subnets, options.seed, set(records.configs))

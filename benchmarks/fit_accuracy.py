@@ -19,7 +19,7 @@ import numpy as np
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.predict.accuracy_fit import Penalties
 from ofatvm.predict.report import spearman
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared/data/imagenet_top1_ofa_mbv3_w1.0_r224.csv"
@@ -36,7 +36,7 @@ SOURCE = (
 
 def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (n, row_width), top-1 in percent (n,) and which were drawn uniformly (n,)."""
-    space = find_space(DEFAULT_SPACE)
+    space = find_space(OFA_SPACE)
     archs, top1, uniform = [], [], []
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
@@ -48,7 +48,7 @@ def read_rows(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit(rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray) -> AccuracyModel:
-    return AccuracyModel.fit(rows, top1, uniform, find_space(DEFAULT_SPACE), penalties=PENALTIES)
+    return AccuracyModel.fit(rows, top1, uniform, find_space(OFA_SPACE), penalties=PENALTIES)
 
 
 def split_and_fit(

@@ -29,7 +29,7 @@ from ofatvm.pipeline.setup import prepare
 from ofatvm.predict.baselines import baselines
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import ErrorReport, error_report
-from ofatvm.spaces import DEFAULT_SPACE
+from ofatvm.spaces import OFA_SPACE
 from ofatvm.store import Store
 
 PROTOCOL = Protocol(processes=1, rounds=15, block_ms=60.0, warmup_ms=10.0, half_width=0.004)
@@ -65,7 +65,7 @@ def main() -> None:
     with (
         prepare(
             options.target,
-            space_name=DEFAULT_SPACE,
+            space_name=OFA_SPACE,
             resolution=224,
             workspace=options.workspace,
             threads=options.threads,

@@ -88,10 +88,11 @@ def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
     return float(total) * config.batch
 
 
-def alone(job: tuple[Arch, str, RunConfig, int, str, str]) -> tuple[list[bool], float]:
+def alone(job: tuple[Arch, str, str, RunConfig, int, str, str]) -> tuple[list[bool], float]:
     """Train one architecture alone and examine it; runs in a process of its own."""
-    arch, data, config, epochs, test_path, work = job
+    arch, data, digest, config, epochs, test_path, work = job
     dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
+    assert dataset.digest == digest, f"{data} is not what the supernet was trained on"
     subnet, seconds = train_alone(
         arch,
         dataset,
@@ -127,6 +128,7 @@ def main() -> None:
     folder = find_supernet(options.supernet)
     config = config_of(folder)
     epochs = options.epochs or config.epochs
+    assert not config.ema_decay, "networks alone are trained without averaged weights"
     archs = five_subnets(folder.space)
     test = load_images(
         Path(options.test),
@@ -138,7 +140,15 @@ def main() -> None:
     shared = evaluate(folder.weights, folder.space, exam, archs)
     # The largest first: two processes end at about the same time.
     jobs = [
-        (arch, options.data, config, epochs, options.test, str(options.work))
+        (
+            arch,
+            options.data,
+            folder.data["digest"],
+            config,
+            epochs,
+            options.test,
+            str(options.work),
+        )
         for arch in reversed(archs)
     ]
     with ProcessPoolExecutor(

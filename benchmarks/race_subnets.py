@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 
 RANDOM_SEED, RANDOM_COUNT, FRONT_COUNT = 2026, 5, 5
 
@@ -19,7 +19,7 @@ def write_subnets(workspace: Path, path: Path) -> None:
     from ofatvm.search.pareto import front
     from ofatvm.store import Store
 
-    space = find_space(DEFAULT_SPACE).at(224)
+    space = find_space(OFA_SPACE).at(224)
     target = resolve_target("host")
     with Store.open(workspace) as store:
         held = store.measurements(
@@ -48,7 +48,7 @@ def write_subnets(workspace: Path, path: Path) -> None:
 
 def save_subnets(networks: list[dict[str, str]], path: Path) -> None:
     """Write the list, the random subnets after those given."""
-    space = find_space(DEFAULT_SPACE).at(224)
+    space = find_space(OFA_SPACE).at(224)
     rows = space.sample_rows(np.random.default_rng(RANDOM_SEED), RANDOM_COUNT)
     networks += [
         {

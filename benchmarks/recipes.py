@@ -34,7 +34,8 @@ from ofatvm.supernet.train import train
 from ofatvm.tuning.energy import this_machine
 from ofatvm.tuning.ledger import tool_versions
 
-MAX_EPOCHS = 400
+MOST_EPOCHS = 80
+COST_TOLERANCE = 0.05
 
 
 def configuration(
@@ -49,9 +50,11 @@ def as_costly(space: ArchSpace, wanted: float, images: int, rate: float) -> int:
     """Epochs of progressive shrinking whose training takes about `wanted` MACs."""
     costs = {
         epochs: training_macs(space, configuration("progressive", space, epochs, rate, 0.0), images)
-        for epochs in range(6, 40)
+        for epochs in range(6, MOST_EPOCHS)
     }
-    return min(costs, key=lambda epochs: abs(costs[epochs] - wanted))
+    best = min(costs, key=lambda epochs: abs(costs[epochs] - wanted))
+    assert abs(costs[best] / wanted - 1) < COST_TOLERANCE, "no number of epochs costs as much"
+    return best
 
 
 def part(dataset: Dataset, images: int) -> Dataset:

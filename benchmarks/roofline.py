@@ -29,7 +29,7 @@ from ofatvm.compiler.relax import build_program
 from ofatvm.device.loaded import load_program
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.setup import Setup, prepare
-from ofatvm.spaces import DEFAULT_SPACE
+from ofatvm.spaces import OFA_SPACE
 
 CHAINS = 24
 LOOPS = 2000
@@ -54,7 +54,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         prepare(
             options.target,
-            space_name=DEFAULT_SPACE,
+            space_name=OFA_SPACE,
             resolution=224,
             workspace=Path(folder),
             threads=options.threads,

@@ -31,7 +31,7 @@ from race_figures import OURS, paid_after, print_table, print_versions, summaris
 from race_subnets import write_subnets
 
 from ofatvm.paths import data_dir
-from ofatvm.spaces import DEFAULT_SPACE, parse_arch
+from ofatvm.spaces import OFA_SPACE, parse_arch
 from ofatvm.tuning.energy import this_machine
 
 HERE = Path(__file__).resolve().parent
@@ -211,7 +211,7 @@ def add_modules(
     facts: dict[str, Any] = {"targets": []}
     for text in targets:
         with prepare(
-            text, space_name=DEFAULT_SPACE, resolution=224, workspace=workspace, threads=threads
+            text, space_name=OFA_SPACE, resolution=224, workspace=workspace, threads=threads
         ) as setup:
             if not runs_here(setup.target) or setup.target.fingerprint in used:
                 continue

@@ -25,7 +25,7 @@ from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.search.evolution import Evaluation, evolve
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 
 RESOLUTION = 224
 TARGET_PER_SECOND = 25_000
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
-    space = find_space(DEFAULT_SPACE).at(RESOLUTION)
+    space = find_space(OFA_SPACE).at(RESOLUTION)
     tables = SpaceTables.build(space, RESOLUTION)
     known = tables.additive(kernel_ms)
     rng = np.random.default_rng(0)

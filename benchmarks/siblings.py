@@ -36,7 +36,7 @@ from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.errors import MissingInputError
 from ofatvm.files import replace_file
 from ofatvm.pipeline.setup import resolve_target
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.records import write_owner
@@ -141,7 +141,7 @@ def timed(
 def compare(transfer: Transfer, options: Any) -> dict[str, Any]:
     """Tune three times, time the winners side by side, and sum up."""
     target, unit = transfer.target, vector_unit(transfer.target)
-    every = space_workloads(find_space(DEFAULT_SPACE), options.resolution)
+    every = space_workloads(find_space(OFA_SPACE), options.resolution)
     count = 0 if options.all else options.workloads
     uses = sample(every, transfer.sibling, count, options.seed)
     journals = tuned(transfer, uses, options)

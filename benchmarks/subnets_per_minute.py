@@ -26,7 +26,7 @@ from ofatvm.device.timing import SAMPLE
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.measure import compile_space, local_device, programs_for
 from ofatvm.pipeline.setup import Setup, prepare
-from ofatvm.spaces import DEFAULT_SPACE
+from ofatvm.spaces import OFA_SPACE
 from ofatvm.store import Store
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         prepare(
-            options.target, space_name=DEFAULT_SPACE, resolution=224, workspace=Path(folder)
+            options.target, space_name=OFA_SPACE, resolution=224, workspace=Path(folder)
         ) as setup,
         Store.open(Path(folder)) as store,
     ):

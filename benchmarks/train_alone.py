@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from ofatvm.arch import Arch
-from ofatvm.data import Augment, Dataset, steps_per_epoch, train_batches
+from ofatvm.data import Dataset, steps_per_epoch, train_batches
 from ofatvm.supernet.images import Normaliser
 from ofatvm.supernet.memory import keep_memory
 from ofatvm.supernet.net import Subnet, Supernet, extract
 from ofatvm.supernet.recipe import Phase, RunConfig
-from ofatvm.supernet.train import new_optimiser
+from ofatvm.supernet.train import augmentation, new_optimiser
 from ofatvm.supernet.training_state import TrainingState, load_state, save_state
 from ofatvm.tuning.energy import cpu_seconds
 
@@ -30,7 +30,7 @@ def train_alone(
     """The trained network, in evaluation mode, and the CPU-seconds it took over all runs."""
     torch.set_num_threads(1)
     keep_memory()
-    text = f"{arch} {config.digest()} {phase} {dataset.digest}"
+    text = f"{arch} {config.digest()} {phase} {dataset.digest} {len(dataset.train)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     subnet = extract(Supernet(arch.space, seed=config.seed), arch).train()
     subnet = subnet.to(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def train_alone(
             epoch=epoch,
             seed=config.seed,
             size_of_step=lambda step: arch.resolution,
-            augment=Augment(flip=config.flip, shift=config.shift, erase=config.erase),
+            augment=augmentation(config),
         ):
             for group in optimiser.param_groups:
                 group["lr"] = phase.rate(epoch + batch.step / steps)

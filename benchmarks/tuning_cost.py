@@ -31,7 +31,7 @@ from ofatvm.graph import operator_graph, totals
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, prepare, resolve_target
 from ofatvm.pipeline.tune import account
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.supernet.numpy_io import subnet_weights
 from ofatvm.target import Target
 from ofatvm.tuning.energy import cpu_seconds, this_machine
@@ -108,7 +108,7 @@ def compile_in_turn(
         tempfile.TemporaryDirectory(prefix="ofatvm-cost-") as folder,
         prepare(
             target,
-            space_name=DEFAULT_SPACE,
+            space_name=OFA_SPACE,
             resolution=resolution,
             workspace=Path(folder),
             threads=threads,
@@ -134,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
 
     target = resolve_target(options.target, options.threads)
-    space = find_space(DEFAULT_SPACE).at(options.resolution)
+    space = find_space(OFA_SPACE).at(options.resolution)
     count = max(options.subnets, options.compiled)
     archs = space.from_rows(space.sample_rows(np.random.default_rng(options.seed), count))
     alone = []

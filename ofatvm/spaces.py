@@ -73,7 +73,8 @@ SPACES: dict[str, ArchSpace] = {
         SMALL,
     )
 }
-DEFAULT_SPACE = "ofa_mbv3_d234_e346_k357_w1.0"
+# What architectures in OFA's JSON and published weight files are of, unless another is named.
+OFA_SPACE = "ofa_mbv3_d234_e346_k357_w1.0"
 
 
 def find_space(name: str) -> ArchSpace:
@@ -123,7 +124,7 @@ def base_space(space: ArchSpace) -> ArchSpace:
 def parse_arch(text: str, space: ArchSpace | None = None) -> Arch:
     """An `Arch` from its encoded string (any known space) or from OFA's JSON.
 
-    JSON names no space, so it is read in `space`, or in the default space. An encoded string of
+    JSON names no space, so it is read in `space`, or in OFA's own. An encoded string of
     another space than the one asked for is an ArchError.
     """
     if space is None:
@@ -131,5 +132,5 @@ def parse_arch(text: str, space: ArchSpace | None = None) -> Arch:
         try:
             space = find_space(code)
         except ArchError:
-            space = SPACES[DEFAULT_SPACE]
+            space = SPACES[OFA_SPACE]
     return space.parse(text)

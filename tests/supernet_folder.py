@@ -53,7 +53,7 @@ def make_supernet(path: Path, space: ArchSpace, *, images: int = 60, side: int =
         {
             "weights.safetensors": (path / "weights.safetensors").read_bytes(),
             "accuracy.json": model.read_bytes(),
-            "calibration.npz": packed_images(pixels[images:]),
+            "calibration.npz": packed_images(pixels[images:], np.zeros(images, np.int64)),
             "evaluation.npz": packed_images(pixels[:images], labels),
             **samples,
         },

@@ -35,7 +35,7 @@ def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
         arch=manifest.arch,
         target=manifest.target.name,
         warning=_WARNING if untrained else "",
-        rows="\n".join(f"| {name} | {_cell(value)} |" for name, value in _rows(manifest).items()),
+        rows="\n".join(f"| {name} | {cell(value)} |" for name, value in _rows(manifest).items()),
         requirements=" ".join(
             f"{name}=={manifest.versions[name]}" for name in packages if name in manifest.versions
         ),
@@ -60,7 +60,7 @@ def _weights_licence(licence: str, *, untrained: bool) -> str:
     if untrained:
         return "The weights were drawn at random and carry no licence."
     if licence:
-        text = _cell(licence).rstrip(".")
+        text = cell(licence).rstrip(".")
         return f"The weights were trained on images under this licence: {text}."
     return "The weights carry the licence of the checkpoint they come from; ask its source."
 
@@ -126,5 +126,6 @@ def _tensor(spec: TensorSpec) -> str:
     return f"{spec.dtype} {spec.layout} {spec.shape}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text as it may stand in a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

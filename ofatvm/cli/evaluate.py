@@ -62,13 +62,14 @@ def command(
         archs = read_archs(words, file, folder.space.name, resolution)
     if data is None:
         images: Images = folder.evaluation()
-        what = f"held-out images of {folder.data['name']}"
+        what = f"held-out images of {folder.data.get('name', folder.name)}"
     else:
         images = load_images(
             Path(data),
             classes=folder.classes,
             channels=folder.space.in_channels,
             size=folder.space.resolutions[-1],
+            cache=run.workspace / "datasets",
         )
         what = f"images of {data}"
     top1 = evaluate_folder(folder, images, archs, on_event=run.on_event)

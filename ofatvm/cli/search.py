@@ -10,7 +10,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
-from ofatvm.cli.shipped import agreement_text, next_steps
+from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
 from ofatvm.cli.space_options import find_source, target_options
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         "latency": f"{pick['latency_ms']:.3f} ms, {pick['latency_kind']}, "
         f"{data['threads']} threads",
         "weights": data["weights"],
+        "shipped code": accuracy_text(data["bundle_accuracy"]) if count else None,
         "agreement": agreement_text(data["agreement"]),
         "bundle": data["bundle"],
         **next_steps(data["bundle"]),

@@ -13,7 +13,7 @@ import click
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.cli.options import RESOLUTION, THREADS
 from ofatvm.errors import ArchError, MissingInputError, UsageError
-from ofatvm.spaces import DEFAULT_SPACE, find_space, parse_arch
+from ofatvm.spaces import OFA_SPACE, find_space, parse_arch
 from ofatvm.supernet.folder import (
     DEFAULT_SUPERNET,
     SupernetFolder,
@@ -48,7 +48,7 @@ def find_source(supernet: str | None, space: str | None, weights: Path | None = 
     """What --supernet, --space and --weights mean together; UsageError if they disagree.
 
     Without any of them it is the supernet that ships with ofatvm, which is also what --space means
-    by its space; where none ships, it is the default space, untrained.
+    by its space; where none ships, it is OFA's own space, untrained.
     """
     if supernet is not None:
         if weights is not None:
@@ -65,12 +65,12 @@ def find_source(supernet: str | None, space: str | None, weights: Path | None = 
             )
         return Source(folder.space, folder)
     if weights is not None:
-        return Source(find_space(space or DEFAULT_SPACE), weights=weights)
+        return Source(find_space(space or OFA_SPACE), weights=weights)
     if space is not None:
         found = find_space(space)
         return Source(found, _default_supernet(found))
     shipped = _default_supernet()
-    return Source(find_space(DEFAULT_SPACE) if shipped is None else shipped.space, shipped)
+    return Source(find_space(OFA_SPACE) if shipped is None else shipped.space, shipped)
 
 
 def _default_supernet(space: ArchSpace | None = None) -> SupernetFolder | None:
@@ -135,11 +135,11 @@ def read_source(
 ) -> tuple[Source, list[Arch]]:
     """What a command is about, by its options and by the architectures it is given.
 
-    Where no option says the space, an encoded string says its own; JSON is of the default one.
+    Where no option says the space, an encoded string says its own; JSON is of OFA's.
     """
     source = find_source(supernet, space, weights)
     said = None if supernet is None and space is None else source.space.name
-    archs = read_archs(words, file, said, resolution, of_json=source.space)
+    archs = read_archs(words, file, said, resolution)
     return source.of(archs), archs
 
 
@@ -148,19 +148,17 @@ def read_archs(
     file: Path | None,
     space: str | None,
     resolution: int | None,
-    *,
-    of_json: ArchSpace | None = None,
 ) -> list[Arch]:
     """Architectures given as words and as lines of a file, in order; ArchError names the line.
 
     Each is our encoded string or OFA's JSON. Empty lines and lines that start with # are skipped,
     but a file must hold one at least. One word that names a file stands for that file. Without a
-    `space` a string says its own and JSON is of the space `of_json`; `resolution` replaces theirs.
+    `space` a string says its own and JSON is of OFA's; `resolution` replaces theirs.
     """
     known = None if space is None else find_space(space)
 
     def parse(text: str) -> Arch:
-        arch = parse_arch(text, known or (of_json if text.lstrip().startswith("{") else None))
+        arch = parse_arch(text, known)
         return arch if resolution is None else arch.at(resolution)
 
     given = list(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, SEED, SHARE, PositiveNumber, WholeNumber
 from ofatvm.cli.render import Result, pairs, seconds_text
+from ofatvm.errors import BudgetError
 
 EPILOG = """Interrupted, even by kill -9, the same command continues. Several processes train
 together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
@@ -38,6 +40,16 @@ RATES = {"sandwich": 0.1, "progressive": 0.1}
 @click.option("--flip/--no-flip", default=True, help="Mirror pictures at random.  [default: flip]")
 @click.option("--shift", type=WholeNumber(0, 512), default=2, show_default=True, help="Pixels.")
 @click.option("--erase", type=SHARE, default=0.0, show_default=True, help="Share of pictures.")
+@click.option(
+    "--crop",
+    type=SHARE,
+    default=0.0,
+    show_default=True,
+    help="Least share of a picture that a random crop keeps; 0 for none.",
+)
+@click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="Grey or RGB. [default: the data's]"
+)
 @click.option("--holdout", type=COUNT, help="Pictures to hold out.  [default: a sixth]")
 @click.option("--test", "test_path", help="Set for reporting alone: no choice depends on it.")
 @click.option(
@@ -68,6 +80,8 @@ def command(
     flip: bool,
     shift: int,
     erase: float,
+    crop: float,
+    channels: str | None,
     holdout: int | None,
     test_path: str | None,
     subnets: int,
@@ -77,8 +91,10 @@ def command(
 ) -> Result:
     """Load the pictures, train, evaluate, write the folder."""
     from ofatvm.data import load_dataset, load_images
+    from ofatvm.pipeline.table import fewest_subnets
     from ofatvm.pipeline.train import Leaving, check_out, train_supernet
     from ofatvm.spaces import find_space, space_for
+    from ofatvm.supernet.card import model_text
     from ofatvm.supernet.recipe import RECIPES, RunConfig
 
     base = find_space(space_name)
@@ -94,15 +110,32 @@ def command(
         flip=flip,
         shift=shift,
         erase=erase,
+        crop=crop,
     )
     check_out(out)
-    size = base.resolutions[-1]
-    dataset = load_dataset(Path(data), seed=seed, holdout=holdout, download=download, size=size)
+    if subnets < fewest_subnets(base):
+        raise BudgetError(
+            f"--subnets must be at least {fewest_subnets(base)} for {base.name}, got {subnets}"
+        )
+    size, cache = base.resolutions[-1], run.workspace / "datasets"
+    dataset = load_dataset(
+        Path(data),
+        seed=seed,
+        holdout=holdout,
+        channels=None if channels is None else int(channels),
+        download=download,
+        cache=cache,
+        size=size,
+    )
     space = space_for(base, classes=len(dataset.classes), in_channels=dataset.channels)
     test = dataset.test
     if test_path is not None:
         test = load_images(
-            Path(test_path), classes=dataset.classes, channels=dataset.channels, size=size
+            Path(test_path),
+            classes=dataset.classes,
+            channels=dataset.channels,
+            size=size,
+            cache=cache,
         )
     leaving = Leaving(
         name=name or out.absolute().name,
@@ -112,10 +145,9 @@ def command(
     folder = train_supernet(
         dataset, space, config, out, leaving, test=test, fresh=fresh, on_event=run.on_event
     )
-    if folder is None:  # another process of torchrun has the result
-        return Result({"rank": "not the first"}, lambda width: "")
-    figures, model = folder.figures, folder.figures["accuracy_model"]
-    held = model["held_out"]
+    if folder is None:  # the first process of torchrun has the result, and prints it
+        raise click.exceptions.Exit(0)
+    figures = folder.figures
     facts = {
         "supernet": str(out),
         "space": f"{space.name}, {space.size():.3g} subnets a resolution",
@@ -123,9 +155,7 @@ def command(
         "largest": f"{figures['largest_percent']:.2f} % top-1, measured on "
         f"{figures['evaluated_on']}",
         "smallest": f"{figures['smallest_percent']:.2f} %",
-        "accuracy model": f"RMSE {held['rmse_points']:.3f} points, Spearman "
-        f"{held['spearman']:.3f} on {held['n']} held-out subnets; noise floor "
-        f"{model['noise_floor_points']:.3f} points",
+        "accuracy model": model_text(figures["accuracy_model"]),
     }
     if "test" in figures:
         tested = figures["test"]
@@ -135,7 +165,9 @@ def command(
             f"{tested['random_worst_percent']:.2f} to {tested['random_best_percent']:.2f} % of "
             f"{tested['images']:,} test images"
         )
-    facts["next"] = f"ofatvm search --target host --supernet {out}"
+    # A bare name would mean a supernet that ships with ofatvm.
+    there = out if len(out.parts) > 1 else f"./{out}"
+    facts["next"] = f"ofatvm search --target host --supernet {shlex.quote(str(there))}"
     return Result(
         {"supernet": str(out), "space": space.name, "figures": dict(figures)},
         lambda width: pairs(facts),

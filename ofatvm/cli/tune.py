@@ -7,26 +7,30 @@ from pathlib import Path
 
 import click
 
+from ofatvm.arch import ArchSpace
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
 from ofatvm.cli.render import Result, pairs, seconds_text
-from ofatvm.spaces import DEFAULT_SPACE
+from ofatvm.cli.space_options import find_source
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
 borrowed record beside the default schedule and keeps the faster."""
 
 
+FEW_RESOLUTIONS = 4
+
+
 @click.command("tune", help="Tune the kernels of a space on a target.", epilog=EPILOG)
 @click.option("--target", "target_text", default="host", show_default=True)
 @click.option("--threads", type=THREADS, help="Threads the kernels run with. [default: all cores]")
-@click.option("--space", "space_name", default=DEFAULT_SPACE, show_default=True)
+@click.option("--space", "space_name", help="[default: that of the shipped supernet]")
 @click.option(
     "--resolution",
     "resolutions",
     type=RESOLUTION,
     multiple=True,
-    help="May be given several times. [default: the space's largest]",
+    help="May be given several times. [default: all of a space with few, else the largest]",
 )
 @click.option(
     "--trials-per-workload",
@@ -48,7 +52,7 @@ def command(
     run: Run,
     target_text: str,
     threads: int | None,
-    space_name: str,
+    space_name: str | None,
     resolutions: tuple[int, ...],
     trials_per_workload: int,
     time_budget: float | None,
@@ -59,15 +63,14 @@ def command(
     """Tune and report what the journal holds."""
     from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.tune import tune_space, tuning_folder
-    from ofatvm.spaces import find_space
 
-    space = find_space(space_name)
+    space = find_source(None, space_name).space
     for resolution in resolutions:
         space.check_resolution(resolution)
-    wanted = tuple(dict.fromkeys(resolutions)) or (space.resolutions[-1],)
+    wanted = tuple(dict.fromkeys(resolutions)) or default_resolutions(space)
     with prepare(
         target_text,
-        space_name=space_name,
+        space_name=space.name,
         resolution=wanted[0],
         workspace=run.workspace,
         threads=threads,
@@ -117,3 +120,9 @@ def command(
     if summary.siblings:
         text["started from"] = "; ".join(map(str, summary.siblings))
     return Result(data, lambda width: pairs(text))
+
+
+def default_resolutions(space: ArchSpace) -> tuple[int, ...]:
+    """All of a space that has few, so that all of it is covered; else the largest alone."""
+    few = len(space.resolutions) <= FEW_RESOLUTIONS
+    return space.resolutions if few else (space.resolutions[-1],)

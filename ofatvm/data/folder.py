@@ -21,6 +21,7 @@ from ofatvm.data.decode import (
 from ofatvm.errors import DatasetError
 
 VAL_NAMES = ("val", "validation", "valid")
+PART_NAMES = {"train", "training", "test", "testing", *VAL_NAMES}
 SAMPLE = 64
 LAYOUT = "expected PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE"
 
@@ -135,6 +136,12 @@ def class_folders(path: Path) -> tuple[tuple[str, ...], tuple[Path, ...], np.nda
             )
         paths += images
         counts.append(len(images))
+    if all(folder.name.casefold() in PART_NAMES for folder in folders):
+        raise DatasetError(
+            f"the folders in {path} ({', '.join(folder.name for folder in folders)}) are named "
+            "like parts of a set, not like classes",
+            hint=LAYOUT,
+        )
     labels = np.repeat(np.arange(len(folders)), counts)
     return tuple(folder.name for folder in folders), tuple(paths), labels
 

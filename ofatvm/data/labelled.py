@@ -9,13 +9,16 @@ from ofatvm.data.load import MEMORY_BYTES, located, read_arrays, read_files
 from ofatvm.errors import DatasetError
 
 
-def load_images(path: Path, *, classes: tuple[str, ...], channels: int, size: int) -> Images:
+def load_images(
+    path: Path, *, classes: tuple[str, ...], channels: int, size: int, cache: Path | None = None
+) -> Images:
     """All images of a set: its test part if it has one, else its validation part, else all of it.
 
     Labels count in the order of `classes`, which an image folder must have as its subfolders and
-    any other set must not exceed. DatasetError where they do not fit.
+    any other set must not exceed: else it is a DatasetError. A known set that was fetched into
+    `cache` may be named.
     """
-    path = located(path, download=False, cache=None)
+    path = located(path, download=False, cache=cache)
     arrays = read_arrays(path)
     if arrays is not None:
         found = arrays.test or arrays.val or arrays.train

@@ -30,8 +30,19 @@ def checked_labels(labels: np.ndarray, where: str, *, classes: int | None = None
     return labels.astype(np.int64)
 
 
+def check_names(names: tuple[str, ...], where: str) -> None:
+    """Raise DatasetError unless every class has a name that is one line of printable text."""
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise DatasetError(
+                f"{where} has a class named {ascii(name)[:80]}; a name must be one line of text",
+                hint="rename it",
+            )
+
+
 def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
     """Raise DatasetError unless there are two classes and each has two images to train on."""
+    check_names(classes, where)
     if len(classes) < 2:
         raise DatasetError(
             f"{where} has {len(classes)} class ({', '.join(classes)}), training needs at least 2"

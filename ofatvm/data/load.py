@@ -221,5 +221,7 @@ def name_of(path: Path) -> str:
     """The file's or folder's name; that of its folder if the file is only called train."""
     path = path.resolve()
     if path.is_dir():
-        return path.name
-    return path.parent.name if path.stem in ("train", "data", "dataset") else path.stem
+        name = path.name
+    else:
+        name = path.parent.name if path.stem in ("train", "data", "dataset") else path.stem
+    return name if name.isprintable() else ascii(name)

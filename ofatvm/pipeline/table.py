@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import os
@@ -16,24 +17,31 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.supernet.evaluate import Exam, evaluate
 
+KEY_BATCH = 256
+
+
+def fewest_subnets(space: ArchSpace) -> int:
+    """How many subnets a table needs so that a model can be fitted and tested."""
+    return max(40, 8 * len(space.resolutions))
+
 
 def table_archs(space: ArchSpace, count: int, seed: int) -> tuple[list[Arch], np.ndarray]:
     """`count` distinct architectures and which of them were drawn uniformly, (count,) bool.
 
-    The largest and the smallest at every resolution come first. Half of the rest is drawn
-    uniformly; the others each lean towards small or large by a share of their own, so that the
-    whole range of sizes is there.
+    The largest and the smallest at every resolution come first. The others take the resolutions in
+    turn; half of them is drawn uniformly, half leans towards small or large by a share of its own,
+    so that the whole range of sizes is there.
     """
     rng = np.random.default_rng([seed, 11])
     ends = [arch(r) for r in space.resolutions for arch in (space.largest, space.smallest)]
     found = dict.fromkeys(ends, False)
-    rest = max(count - len(found), 0)
-    for row_arch in space.from_rows(space.sample_rows(rng, rest // 2)):
-        found.setdefault(row_arch, True)
-    for _ in range(50 * count):
+    for number in range(50 * count):
         if len(found) >= count:
             break
-        found.setdefault(_leaning(space, rng), False)
+        resolution = space.resolutions[number // 2 % len(space.resolutions)]
+        uniform = number % 2 == 0
+        arch = space.sample(rng) if uniform else _leaning(space, rng)
+        found.setdefault(arch.at(resolution), uniform)
     archs = list(found)[:count]
     return archs, np.array([found[arch] for arch in archs])
 
@@ -48,7 +56,6 @@ def _leaning(space: ArchSpace, rng: np.random.Generator) -> Arch:
         drawn(space.kernels, space.blocks),
         drawn(space.expands, space.blocks),
         drawn(space.depths, len(space.stages)),
-        int(rng.choice(space.resolutions)),
     )
 
 
@@ -58,16 +65,15 @@ def examined(
     exam: Exam,
     archs: Sequence[Arch],
     journal: Path,
-    key: str,
     *,
     on_event: Callable[[Event], None] = ignore,
 ) -> np.ndarray:
-    """Which held-out images each architecture classifies right, (archs, images) bool.
+    """Which of the exam's images each architecture classifies right, (archs, images) bool.
 
-    Every result is a line of `journal` before it counts; results of the same `key` that are there
-    already are not computed again.
+    Every result is a line of `journal` before it counts; what it holds already of the same weights
+    and the same exam is not computed again.
     """
-    images = len(exam.images)
+    images, key = len(exam.images), _exam_key(weights, exam)
     known = _read(journal, key, images)
     missing = [arch for arch in archs if arch.encode() not in known]
     if known and missing:
@@ -86,6 +92,18 @@ def examined(
 
             evaluate(weights, space, exam, missing, on_result=keep, on_event=on_event)
     return np.stack([known[arch.encode()] for arch in archs])
+
+
+def _exam_key(weights: Path, exam: Exam) -> str:
+    """A name for everything that decides an accuracy but the architecture."""
+    digest = hashlib.sha256(weights.read_bytes())
+    digest.update(repr((exam.mean, exam.std)).encode())
+    for images in (exam.calibration, exam.images):
+        rows = np.arange(len(images))
+        digest.update(images.labels.tobytes())
+        for start in range(0, len(rows), KEY_BATCH):
+            digest.update(images.batch(rows[start : start + KEY_BATCH], images.native).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _read(journal: Path, key: str, images: int) -> dict[str, np.ndarray]:

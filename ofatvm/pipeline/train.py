@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -14,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.arch import ArchSpace
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import ArrayImages, Dataset, Images
-from ofatvm.errors import CheckpointError
-from ofatvm.events import Event, ignore
+from ofatvm.errors import CheckpointError, DatasetError
+from ofatvm.events import Event, Notice, ignore
 from ofatvm.measurement import now
 from ofatvm.pipeline.table import examined, table_archs, table_csv
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.predict.accuracy_report import evaluate_fit, paired_noise
 from ofatvm.supernet.card import supernet_card
 from ofatvm.supernet.checkpoint import save_weights
-from ofatvm.supernet.evaluate import Exam, evaluate
+from ofatvm.supernet.evaluate import Exam
 from ofatvm.supernet.folder import (
     ACCURACY_MODEL,
     ACCURACY_TABLE,
@@ -44,12 +43,13 @@ from ofatvm.supernet.train import Trained, run_key, train
 
 CALIBRATION_IMAGES = 2000
 EVALUATION_IMAGES = 10_000
-SHIPPED_BYTES = 16 << 20  # of raw pixels, for the images of one kind that a folder carries
+EXAM_BYTES = 256 << 20  # of raw pixels, for images of one kind in memory
+SHIPPED_BYTES = 64 << 20  # of raw pixels, for images of one kind that a folder carries
 WATCH_CALIBRATION, WATCH_IMAGES = 1000, 2000
 HELD_OUT_SHARE = 0.2
 RANDOM_TESTED = 50
-SAMPLE_EDGE = 96  # pixels of a sample picture's shorter side at most
-WORK = "training"
+SAMPLE_CLASSES = 10
+WORK, SAMPLES, TABLE = "training", "samples", "table.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ def train_supernet(
     alone. None in all but the first of several processes, which leave when training is over.
     """
     check_out(out)
+    archs, uniform = table_archs(space, leaving.table_size, config.seed)
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     exam = make_exam(dataset, space, config.seed)
@@ -99,62 +100,75 @@ def train_supernet(
     weights = work / WEIGHTS
     trained.supernet.origin = f"trained on {dataset.name} ({config.recipe}, {key})"
     save_weights(weights, trained.supernet)
-    archs, uniform = table_archs(space, leaving.table_size, config.seed)
-    journal = work / "table.jsonl"
-    if fresh:
-        journal.unlink(missing_ok=True)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    correct = examined(weights, space, exam, archs, journal, digest, on_event=on_event)
+    correct = examined(weights, space, exam, archs, work / TABLE, on_event=on_event)
     top1 = 100 * correct.mean(axis=1)
-    rows = space.to_rows(archs)
+    report: dict[str, Any] | None = None
+    try:
+        model, report = fit_accuracy(space, archs, correct, uniform, seed=config.seed)
+        source = (
+            f"{len(archs)} subnets of {leaving.name}, evaluated by ofatvm train on "
+            f"{correct.shape[1]} held-out images of {dataset.name}"
+        )
+        about = {"source": source, "licence": leaving.licence, "held_out": report}
+        model.save(work / ACCURACY_MODEL, about)
+    except DatasetError as error:  # the supernet is worth keeping all the same
+        on_event(Notice("warning", f"no accuracy model: {error.message}"))
+    figures: dict[str, Any] = {
+        "largest_percent": float(top1[archs.index(space.largest())]),
+        "smallest_percent": float(top1[archs.index(space.smallest())]),
+        "evaluated_on": f"{correct.shape[1]:,} images held out of the training part",
+        "accuracy_model": report,
+    }
+    if test is not None:
+        on_test = replace(exam, images=test)
+        figures["test"] = reported(
+            weights, space, on_test, work / TABLE, config.seed, on_event=on_event
+        )
+    folder = _described(dataset, space, config, out, leaving, trained, figures)
+    contents = {
+        WEIGHTS: weights.read_bytes(),
+        ACCURACY_TABLE: table_csv(archs, correct, uniform),
+        CALIBRATION: packed_images(*_carried(exam.calibration)),
+        EVALUATION: packed_images(*_carried(exam.images)),
+        **sample_pictures(exam.images, space, config.seed),
+        CARD: supernet_card(folder).encode(),
+    }
+    if report is not None:
+        contents[ACCURACY_MODEL] = (work / ACCURACY_MODEL).read_bytes()
+    return write_supernet(folder, contents)
+
+
+def fit_accuracy(
+    space: ArchSpace, archs: Sequence[Arch], correct: np.ndarray, uniform: np.ndarray, *, seed: int
+) -> tuple[AccuracyModel, dict[str, Any]]:
+    """A model fitted to the table, (archs, images) bool, and its errors on held-out subnets.
+
+    A table that cannot be fitted, as when all subnets are equally good, is a DatasetError.
+    """
+    top1, rows = 100 * correct.mean(axis=1), space.to_rows(archs)
     report = evaluate_fit(
         rows,
         top1,
         uniform,
         space,
         held_out=HELD_OUT_SHARE,
-        seed=config.seed,
+        seed=seed,
         noise_percent=paired_noise(correct),
     )
-    model = AccuracyModel.fit(rows, top1, uniform, space, seed=config.seed)
-    about = {
-        "source": f"{len(archs)} subnets of {leaving.name}, evaluated by ofatvm train on "
-        f"{correct.shape[1]} held-out images of {dataset.name}",
-        "licence": leaving.licence,
-        "held_out": report.to_dict(),
-    }
-    model.save(work / ACCURACY_MODEL, about)
-    figures: dict[str, Any] = {
-        "largest_percent": float(top1[archs.index(space.largest())]),
-        "smallest_percent": float(top1[archs.index(space.smallest())]),
-        "evaluated_on": f"{correct.shape[1]:,} images held out of the training part",
-        "accuracy_model": report.to_dict(),
-    }
-    if test is not None:
-        figures["test"] = reported(weights, space, exam, test, config.seed, on_event=on_event)
-    folder = _described(dataset, space, config, out, leaving, trained, figures)
-    contents = {
-        WEIGHTS: weights.read_bytes(),
-        ACCURACY_MODEL: (work / ACCURACY_MODEL).read_bytes(),
-        ACCURACY_TABLE: table_csv(archs, correct, uniform),
-        CALIBRATION: packed_images(_carried(exam.calibration, space)[0]),
-        EVALUATION: packed_images(*_carried(exam.images, space)),
-        **sample_pictures(exam.images, space, config.seed),
-        CARD: supernet_card(folder).encode(),
-    }
-    return write_supernet(folder, contents)
+    return AccuracyModel.fit(rows, top1, uniform, space, seed=seed), report.to_dict()
 
 
 def check_out(out: Path) -> None:
     """Refuse a folder that holds something else than a training or a supernet."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise CheckpointError(f"{out} is a file, not a folder", hint="give another --out")
-    ours = (out / WORK).is_dir() or (out / FILE_NAME).is_file()
-    if any(out.iterdir()) and not ours:
+    if any(path.exists() and not path.is_dir() for path in (out, *out.absolute().parents)):
+        raise CheckpointError(f"{out} cannot be a folder", hint="give another --out")
+    known = {WORK, SAMPLES, FILE_NAME, WEIGHTS, ACCURACY_MODEL, ACCURACY_TABLE}
+    known |= {CALIBRATION, EVALUATION, CARD}
+    found = {path.name for path in out.iterdir()} if out.exists() else set()
+    if found and (not found & {WORK, FILE_NAME} or found - known):
+        odd = sorted(found - known)[:1] or sorted(found)[:1]
         raise CheckpointError(
-            f"{out} holds something else than a supernet", hint="give another --out"
+            f"{out} holds something else than a supernet: {odd[0]}", hint="give another --out"
         )
 
 
@@ -173,15 +187,20 @@ def make_exam(dataset: Dataset, space: ArchSpace, seed: int) -> Exam:
 
 
 def some(images: Images, count: int, space: ArchSpace, seed: int) -> ArrayImages:
-    """At most `count` images in memory: drawn without repetition, in a fixed order."""
-    chosen = np.random.default_rng([seed, 5]).permutation(len(images))[:count]
-    chosen.sort()
-    if isinstance(images, ArrayImages):
+    """At most `count` images in memory, drawn without repetition, in the order they were drawn.
+
+    Sets are often sorted by class; drawn so, every part of the result is of all classes. Pictures
+    of more than twice the space's resolution are scaled to that.
+    """
+    size = min(images.native, 2 * space.resolutions[-1])
+    fits = EXAM_BYTES // (size * size * space.in_channels)
+    chosen = np.random.default_rng([seed, 5]).permutation(len(images))[: min(count, fits)]
+    if isinstance(images, ArrayImages) and size == images.native:
         return images.take(chosen)
-    return ArrayImages(images.batch(chosen, space.resolutions[-1]), images.labels[chosen])
+    return ArrayImages(images.batch(chosen, size), images.labels[chosen])
 
 
-def _carried(images: Images, space: ArchSpace) -> tuple[np.ndarray, np.ndarray]:
+def _carried(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels of as many images as a folder may carry."""
     assert isinstance(images, ArrayImages)
     count = min(len(images), max(2, SHIPPED_BYTES // images.pixels[0].size))
@@ -211,12 +230,12 @@ def reported(
     weights: Path,
     space: ArchSpace,
     exam: Exam,
-    test: Images,
+    journal: Path,
     seed: int,
     *,
     on_event: Callable[[Event], None] = ignore,
 ) -> dict[str, Any]:
-    """Accuracy on test images: the ends, and 50 random subnets at the largest resolution.
+    """Accuracy on the exam's test images: the ends, and 50 random subnets at full resolution.
 
     Under `any_resolution` the same with random resolutions, and the smallest at the lowest.
     """
@@ -230,7 +249,7 @@ def reported(
     drawn = {name: space.from_rows(rows) for name, (_, rows) in groups.items()}
     archs = [space.largest(), *ends.values(), *(arch for part in drawn.values() for arch in part)]
     distinct = list(dict.fromkeys(archs))
-    correct = evaluate(weights, space, replace(exam, images=test), distinct, on_event=on_event)
+    correct = examined(weights, space, exam, distinct, journal, on_event=on_event)
     top1 = dict(zip(distinct, 100 * correct.mean(axis=1), strict=True))
 
     def figures(name: str) -> dict[str, Any]:
@@ -243,7 +262,7 @@ def reported(
         }
 
     return {
-        "images": len(test),
+        "images": len(exam.images),
         "largest_percent": round(float(top1[space.largest()]), 3),
         **figures(""),
         "any_resolution": figures("any_resolution"),
@@ -251,21 +270,21 @@ def reported(
 
 
 def sample_pictures(images: Images, space: ArchSpace, seed: int) -> dict[str, bytes]:
-    """One picture of each of the first classes as PNG, under `samples/LABEL-COUNT.png`."""
+    """One picture of each of the first ten classes as PNG, under `samples/LABEL-0.png`."""
     from PIL import Image
 
     result = {}
     order = np.random.default_rng([seed, 19]).permutation(len(images))
-    for label in range(min(space.classes, 10)):
-        found = [int(i) for i in order if images.labels[i] == label][:1]
-        for place, index in enumerate(found):
-            assert isinstance(images, ArrayImages)
-            pixels = images.pixels[index]
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            picture.thumbnail((8 * SAMPLE_EDGE, SAMPLE_EDGE))
-            buffer = io.BytesIO()
-            picture.save(buffer, format="PNG", optimize=True)
-            result[f"samples/{label:02d}-{place}.png"] = buffer.getvalue()
+    assert isinstance(images, ArrayImages)
+    for label in range(min(space.classes, SAMPLE_CLASSES)):
+        found = [int(index) for index in order if images.labels[index] == label]
+        if not found:
+            continue
+        pixels = images.pixels[found[0]]
+        picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True)
+        result[f"{SAMPLES}/{label:02d}-0.png"] = buffer.getvalue()
     return result
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ofatvm.bundle.card import cell
 from ofatvm.supernet.folder import SupernetFolder
 
 
@@ -17,10 +21,10 @@ def supernet_card(folder: SupernetFolder) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {', '.join(folder.classes)} |",
-        f"| training data | {data['name']}: {data['train_images']:,} images to train on, "
+        f"| classes | {cell(', '.join(folder.classes))} |",
+        f"| training data | {cell(data['name'])}: {data['train_images']:,} images to train on, "
         f"{data['val_images']:,} held out |",
-        f"| licence of the data | {data['licence']} |",
+        f"| licence of the data | {cell(data['licence'])} |",
         f"| recipe | {training['recipe']}, {training['epochs']} epochs, batch "
         f"{training['batch']}, seed {training['seed']} |",
         f"| time | {training['seconds'] / 60:.0f} min on {training['machine']} |",
@@ -57,17 +61,8 @@ def supernet_card(folder: SupernetFolder) -> str:
                 f"| {every['random']} random ones at random resolutions | "
                 f"{every['random_worst_percent']:.2f} to {every['random_best_percent']:.2f} % |",
             ]
-    model = figures["accuracy_model"]
-    held = model["held_out"]
+    lines += ["", "## Accuracy model", "", model_text(figures["accuracy_model"]), ""]
     lines += [
-        "",
-        "## Accuracy model",
-        "",
-        f"Fitted to {model['n_fit']} subnets, tested on {held['n']} that the fit did not see: "
-        f"RMSE {held['rmse_points']:.3f} points, Spearman {held['spearman']:.3f}; noise floor of "
-        f"the evaluation {model['noise_floor_points']:.3f} points. `accuracy.csv` holds all "
-        "evaluated subnets.",
-        "",
         "## Use",
         "",
         "```sh",
@@ -80,3 +75,27 @@ def supernet_card(folder: SupernetFolder) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def model_text(report: Mapping[str, Any] | None) -> str:
+    """How well the accuracy model predicts subnets that it never saw."""
+    if report is None:
+        return "None could be fitted to the evaluated subnets; `accuracy.csv` holds them all."
+    held = report["held_out"]
+    parts = [f"RMSE {held['rmse_points']:.3f} points"]
+    if held["spearman"] is not None:
+        parts.append(f"Spearman {held['spearman']:.3f}")
+    each = ", ".join(
+        f"{errors['spearman']:.3f} at {resolution}"
+        for resolution, errors in report["by_resolution"].items()
+        if errors["spearman"] is not None
+    )
+    if each:
+        parts[-1] += f" ({each} pixels)"
+    text = (
+        f"Fitted to {report['n_fit']} subnets, tested on {held['n']} that the fit did not see: "
+        f"{', '.join(parts)}; by MACs alone RMSE {report['macs_only']['rmse_points']:.3f}."
+    )
+    if report["noise_floor_points"] is not None:
+        text += f" Noise floor of the evaluation: {report['noise_floor_points']:.3f} points."
+    return f"{text} `accuracy.csv` holds all evaluated subnets."

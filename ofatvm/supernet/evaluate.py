@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -15,6 +16,7 @@ import torch
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import Images, eval_batches
+from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.supernet.calibrate import recalibrated
 from ofatvm.supernet.checkpoint import load_weights
@@ -75,12 +77,14 @@ def evaluate(
     started = monotonic()
     on_event(StageStarted("evaluate", len(archs)))
     results: dict[int, np.ndarray] = {}
-    with ProcessPoolExecutor(
+    load_weights(weights, space)  # what is wrong with them is said here, not by a worker
+    executor = ProcessPoolExecutor(
         max_workers=min(len(os.sched_getaffinity(0)), max(len(archs), 1)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
         initargs=(weights, space, exam),
-    ) as executor:
+    )
+    try:
         jobs = {executor.submit(_examine, arch): index for index, arch in enumerate(archs)}
         for job in as_completed(jobs):
             index = jobs[job]
@@ -89,6 +93,12 @@ def evaluate(
             top1 = 100 * results[index].mean()
             detail = f"{archs[index].encode()} {top1:.2f} %"
             on_event(Progress("evaluate", len(results), len(archs), detail))
+    except BrokenExecutor:
+        raise MeasurementError(
+            "a process that evaluates subnets died", hint="is there enough memory?"
+        ) from None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
     on_event(StageFinished("evaluate", f"{len(archs)} subnets", monotonic() - started))
     return np.stack([results[index] for index in range(len(archs))])
 
@@ -97,7 +107,8 @@ _WORKER: dict[str, tuple[Supernet, Exam]] = {}
 
 
 def _start(weights: Path, space: ArchSpace, exam: Exam) -> None:
-    """Load the weights once a worker process, which uses one thread."""
+    """Load the weights once a worker process, which uses one thread and leaves Ctrl-C alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_memory()
     _WORKER["exam"] = (load_weights(weights, space), exam)

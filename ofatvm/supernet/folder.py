@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofatvm.arch import ArchSpace, shorten
-from ofatvm.errors import ArchError, CheckpointError, MissingInputError
+from ofatvm.errors import ArchError, CheckpointError, DatasetError, MissingInputError
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.spaces import find_space
@@ -41,6 +42,7 @@ CALIBRATION, EVALUATION, CARD = "calibration.npz", "evaluation.npz", "README.md"
 DEFAULT_SUPERNET = "fashion-mnist"
 MAX_JSON_BYTES = 4 << 20
 MAX_IMAGES_BYTES = 256 << 20
+SAMPLE_NAME = re.compile(r"samples/(\d{1,6})-\d{1,3}\.png")
 _KEYS = {
     *("schema", "kind", "name", "space", "classes", "mean", "std"),
     *("data", "training", "figures", "files"),
@@ -79,7 +81,7 @@ class SupernetFolder:
         return self.path / ACCURACY_MODEL
 
     def calibration(self) -> ArrayImages:
-        """The images for batch-norm statistics; their labels are all 0."""
+        """The training images for batch-norm statistics, with their labels."""
         return self._images(CALIBRATION)
 
     def evaluation(self) -> ArrayImages:
@@ -90,7 +92,7 @@ class SupernetFolder:
         """The sample pictures with the names of their classes."""
         found = []
         for name in sorted(self.files):
-            match = re.fullmatch(r"samples/(\d{1,6})-\d{1,3}\.png", name)
+            match = SAMPLE_NAME.fullmatch(name)
             if match and int(match[1]) < len(self.classes):
                 self._checked(name, MAX_JSON_BYTES)
                 found.append((self.path / name, self.classes[int(match[1])]))
@@ -115,26 +117,22 @@ class SupernetFolder:
         return data
 
     def _images(self, name: str) -> ArrayImages:
-        import numpy as np
-
         from ofatvm.data import ArrayImages
+        from ofatvm.data.labels import checked_labels
+        from ofatvm.data.npz import read_npz
 
+        self._checked(name, MAX_IMAGES_BYTES)
+        path = self.path / name
         try:
-            with np.load(
-                io.BytesIO(self._checked(name, MAX_IMAGES_BYTES)), allow_pickle=False
-            ) as file:
-                images = file["images"]
-                labels = file["labels"] if "labels" in file else np.zeros(len(images), np.int64)
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            raise CheckpointError(f"{self.path / name} is damaged: {error}") from None
-        if images.ndim != 4 or images.shape[-1] != self.space.in_channels:
+            pixels, labels, _ = read_npz(path, limit_bytes=MAX_IMAGES_BYTES)
+            known = checked_labels(labels, str(path), classes=len(self.classes))
+        except DatasetError as error:
+            raise CheckpointError(error.message, hint="train it again") from None
+        if pixels.shape[-1] != self.space.in_channels:
             raise CheckpointError(
-                f"{self.path / name} must hold (n, h, w, {self.space.in_channels}) images, got "
-                f"{images.shape}"
+                f"images in {path} must have {self.space.in_channels} channels, got {pixels.shape}"
             )
-        if len(labels) != len(images) or labels.min() < 0 or labels.max() >= len(self.classes):
-            raise CheckpointError(f"labels in {self.path / name} do not fit its images or classes")
-        return ArrayImages(images, labels.astype(np.int64))
+        return ArrayImages(pixels, known)
 
 
 def read_supernet(path: Path) -> SupernetFolder:
@@ -173,8 +171,10 @@ def read_supernet(path: Path) -> SupernetFolder:
         )
         if len(folder.classes) != space.classes:
             raise ValueError(f"{len(folder.classes)} classes, its space has {space.classes}")
-        if not len(folder.mean) == len(folder.std) == space.in_channels or min(folder.std) <= 0:
-            raise ValueError(f"mean and std need {space.in_channels} values, std above 0")
+        if not len(folder.mean) == len(folder.std) == space.in_channels:
+            raise ValueError(f"mean and std need {space.in_channels} values")
+        if not all(map(math.isfinite, (*folder.mean, *folder.std))) or min(folder.std) <= 0:
+            raise ValueError("mean and std must be finite numbers, std above 0")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArchError) as error:
         reason = shorten(f"no key {error}" if isinstance(error, KeyError) else str(error), 200)
         raise CheckpointError(f"{file} is damaged: {reason}", hint="train it again") from None
@@ -202,8 +202,12 @@ def shipped_supernets() -> list[str]:
 def write_supernet(folder: SupernetFolder, contents: Mapping[str, bytes]) -> SupernetFolder:
     """Write the files, each whole, and supernet.json last: without it a folder is unfinished.
 
-    Gives the folder with the digests in it.
+    An older supernet in the folder is gone from the first moment on. Gives the folder with the
+    digests in it.
     """
+    (folder.path / FILE_NAME).unlink(missing_ok=True)
+    for old in (folder.path / "samples").glob("*.png"):
+        old.unlink()
     for name, data in contents.items():
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         replace_file(folder.path / name, data)
@@ -225,13 +229,10 @@ def write_supernet(folder: SupernetFolder, contents: Mapping[str, bytes]) -> Sup
     return read_supernet(folder.path)
 
 
-def packed_images(images: np.ndarray, labels: np.ndarray | None = None) -> bytes:
-    """An .npz of uint8 `images` (n, h, w, c) and perhaps `labels` (n,)."""
+def packed_images(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """An .npz of uint8 `images` (n, h, w, c) and `labels` (n,)."""
     import numpy as np
 
     buffer = io.BytesIO()
-    if labels is None:
-        np.savez_compressed(buffer, images=images)
-    else:
-        np.savez_compressed(buffer, images=images, labels=labels)
+    np.savez_compressed(buffer, images=images, labels=labels)
     return buffer.getvalue()

@@ -49,12 +49,19 @@ class Processes:
 @contextmanager
 def joined() -> Iterator[Processes]:
     """Join the processes that torchrun started (gloo); alone without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Processes()
         return
     if not torch.distributed.is_available():
         raise UsageError("this torch was built without torch.distributed", hint="train alone")
-    torch.distributed.init_process_group("gloo")
+    try:
+        torch.distributed.init_process_group("gloo")
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"WORLD_SIZE is set, but the processes do not find each other: "
+            f"{str(error).splitlines()[0][:120]}",
+            hint="start them with torchrun, or unset WORLD_SIZE",
+        ) from None
     try:
         yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
     finally:

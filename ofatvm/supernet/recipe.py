@@ -28,8 +28,8 @@ class Phase:
 
     `kernels`, `expands` and `depths` say how many of the space's choices are open, counted from the
     largest. `subnets` are drawn at random in every step; with `ends` the largest and the smallest
-    are trained as well. A teacher "largest" is the largest network as it was when the phase began;
-    "in place" is the largest network of the same step. `epochs` include the warm-up.
+    are trained as well. A teacher "largest" is the largest network as the first phase left it; "in
+    place" is the largest network of the same step. `epochs` include the warm-up.
     """
 
     name: str
@@ -93,6 +93,8 @@ class RunConfig:
     flip: bool = True
     shift: int = 2
     erase: float = 0.0
+    crop: float = 0.0
+    """Least share of a picture's area that a random crop keeps; 0 for no crops."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import Augment, Batch, Dataset, steps_per_epoch, train_batches
-from ofatvm.errors import CheckpointError, TrainingError
+from ofatvm.errors import BudgetError, CheckpointError, TrainingError
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.supernet.images import Normaliser
 from ofatvm.supernet.memory import keep_memory
@@ -38,7 +38,7 @@ Watch = Callable[[Supernet], dict[str, float]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A trained supernet with its curve: one entry of `history` an epoch, and hours of work."""
+    """A trained supernet with its curve, one entry of `history` an epoch, and its `seconds`."""
 
     supernet: Supernet
     history: tuple[Mapping[str, Any], ...]
@@ -91,7 +91,7 @@ class _Run:
         self.processes, self.save_seconds, self.on_event = processes, save_seconds, on_event
         self.key = run_key(dataset, space, config, processes.count)
         self.normalise = Normaliser(dataset.mean, dataset.std)
-        self.augment = Augment(flip=config.flip, shift=config.shift, erase=config.erase)
+        self.augment = augmentation(config)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch)
         self.supernet = Supernet(space, seed=config.seed).to(memory_format=torch.channels_last)
         self.names = {p: name for name, p in self.supernet.named_parameters()}
@@ -107,11 +107,19 @@ class _Run:
     def go(self, watch: Watch, *, fresh: bool) -> Trained:
         started = monotonic()
         keep_memory()
+        if self.config.batch < self.processes.count:
+            raise BudgetError(
+                f"a batch of {self.config.batch} is too small for {self.processes.count} processes"
+            )
+        if fresh and self.processes.first:
+            (self.folder / FILE_NAME).unlink(missing_ok=True)
         state = None if fresh else load_state(self.folder, self.key)
         first, step = (0, 0) if state is None else (state.phase, state.step)
         if state is not None:
             self._restore(state)
-            self._say(Notice("info", f"continuing phase {first + 1} at step {step}"))
+            if first < len(self.config.phases):
+                name = self.config.phases[first].name
+                self._say(Notice("info", f"continuing phase {name} at step {step}"))
         self.mark = self.saved = monotonic()
         for number in range(first, len(self.config.phases)):
             if step == 0:
@@ -306,6 +314,12 @@ class _Run:
             self.on_event(event)
 
 
+def augmentation(config: RunConfig) -> Augment:
+    """What the configuration does to training images."""
+    crop = (config.crop, 1.0) if config.crop else None
+    return Augment(flip=config.flip, shift=config.shift, erase=config.erase, crop=crop)
+
+
 def new_optimiser(
     network: torch.nn.Module, config: RunConfig, learning_rate: float
 ) -> torch.optim.SGD:
@@ -335,6 +349,8 @@ def backward(
 ) -> float:
     """Add the gradients of one step to the supernet's; returns the first subnet's loss.
 
+    It is NaN if any subnet's loss is not finite.
+
     In place, the first subnet is the largest and learns from the labels, the others from its
     outputs alone. With the largest network of an earlier phase as the teacher, every subnet learns
     from both, weighted alike.
@@ -345,7 +361,7 @@ def backward(
         with torch.no_grad():
             largest = supernet.space.largest(archs[0].resolution)
             soft = F.softmax(teacher.train()(images, largest), dim=1)
-    first = 0.0
+    losses: list[float] = []
     for place, arch in enumerate(archs):
         logits = supernet(images, arch)
         if phase.teacher == "in place" and place:
@@ -357,11 +373,11 @@ def backward(
                 assert soft is not None
                 loss = loss + F.cross_entropy(logits, soft)
         loss.backward()
-        if place == 0:
-            first = float(loss.detach())
-            if phase.teacher == "in place":
-                soft = F.softmax(logits.detach(), dim=1)
-    return first
+        losses.append(float(loss.detach()))
+        if phase.teacher == "in place" and place == 0:
+            soft = F.softmax(logits.detach(), dim=1)
+    # A loss that is no number shows, whichever subnet has it.
+    return losses[0] if all(map(math.isfinite, losses)) else math.nan
 
 
 def _seed(*parts: int) -> int:

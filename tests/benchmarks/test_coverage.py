@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.coverage import PLACES, one_after_another, with_records
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.tuning.workloads import space_workloads
 
-SPACE = find_space(DEFAULT_SPACE).at(128)
+SPACE = find_space(OFA_SPACE).at(128)
 
 
 def test_all_records_cover_every_subnet_and_none_cover_nothing() -> None:

@@ -11,7 +11,7 @@ from benchmarks.siblings import CONTESTANTS, Transfer, sample, summary, timed
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, schedule_space
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.siblings import Sibling
@@ -52,7 +52,7 @@ def test_contestants_take_turns_and_equal_schedules_share_a_time(tmp_path: Path)
 
 
 def test_the_sample_is_seeded_and_of_what_the_sibling_has() -> None:
-    uses = space_workloads(find_space(DEFAULT_SPACE), 224)
+    uses = space_workloads(find_space(OFA_SPACE), 224)
     near = Sibling("near", UNIT, {use.workload.key: {} for use in uses[5:]})
     drawn = sample(uses, near, 24, 0)
     assert len({use.workload for use in drawn}) == 24

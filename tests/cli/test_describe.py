@@ -73,7 +73,7 @@ def test_a_file_with_both_spellings(describe: Ofatvm, tmp_path: Path, given: str
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     words = ["--file"] if given == "option" else []
-    found = rows(describe("--json", "--space", "mbv3w1.0", *words, path))
+    found = rows(describe("--json", *words, path))
     body = SMALL.partition("/128/")[2]
     assert [row["arch"] for row in found] == [
         f"mbv3w1.0/{resolution}/{body}" for resolution in (128, 160, 224)
@@ -87,7 +87,7 @@ def test_words_and_a_file_come_in_order(describe: Ofatvm, tmp_path: Path) -> Non
 
 
 def test_a_resolution_for_what_names_none(describe: Ofatvm) -> None:
-    [found] = rows(describe("--json", "--space", "mbv3w1.0", "--resolution", 128, json.dumps(OFA)))
+    [found] = rows(describe("--json", "--resolution", 128, json.dumps(OFA)))
     assert found["arch"] == SMALL
 
 

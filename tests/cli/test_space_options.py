@@ -12,12 +12,13 @@ import pytest
 
 from ofatvm.cli.space_options import find_source, read_source
 from ofatvm.errors import ArchError, MissingInputError, UsageError
-from ofatvm.spaces import DEFAULT_SPACE, find_space
+from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.supernet import folder
 from ofatvm.supernet.folder import DEFAULT_SUPERNET, SupernetFolder
 
 IMAGENET = "mbv3w1.0/128/33.33-33.33-33.33-33.33-33.33"
 SMALL = find_space("small28")
+OFA = {"ks": [3] * 20, "e": [3] * 20, "d": [2] * 5, "r": 128}
 OF_SMALL = {"ks": [3] * SMALL.blocks, "e": [2] * SMALL.blocks, "d": [1] * 4, "r": 20}
 
 
@@ -50,14 +51,14 @@ def test_another_space_or_a_weight_file_has_no_supernet() -> None:
         (find_source(None, "small28.c5x3"), "small28.c5x3", None),
         (find_source(None, "mbv3w1.2", weights), "mbv3w1.2", weights),
         (find_source(None, "small28", weights), "small28", weights),
-        (find_source(None, None, weights), find_space(DEFAULT_SPACE).code, weights),
+        (find_source(None, None, weights), find_space(OFA_SPACE).code, weights),
     ):
         assert (source.space.code, source.supernet, source.weights) == (code, None, of_file)
 
 
 @pytest.mark.usefixtures("none_shipped")
-def test_where_none_ships_it_is_the_default_space() -> None:
-    assert find_source(None, None).space.name == DEFAULT_SPACE
+def test_where_none_ships_it_is_ofas_space() -> None:
+    assert find_source(None, None).space.name == OFA_SPACE
     assert find_source(None, "small28").supernet is None
     with pytest.raises(MissingInputError, match="no supernet"):
         find_source(DEFAULT_SUPERNET, None)
@@ -76,11 +77,14 @@ def test_a_folder_says_its_space(supernet: SupernetFolder) -> None:
 
 
 @pytest.mark.usefixtures("shipped")
-def test_architectures_say_their_space_and_json_is_of_the_default() -> None:
+def test_architectures_say_their_space_and_json_is_of_ofas() -> None:
     source, [arch] = read_source((IMAGENET,), None, None, None, None)
     assert (source.space.code, source.supernet) == ("mbv3w1.0", None)
     assert arch.encode() == IMAGENET
-    source, [arch] = read_source((json.dumps(OF_SMALL),), None, None, None, None)
+    source, [arch] = read_source((json.dumps(OFA),), None, None, None, None)
+    assert (source.space.code, source.supernet) == ("mbv3w1.0", None)
+    assert arch.encode() == IMAGENET
+    source, [arch] = read_source((json.dumps(OF_SMALL),), None, None, "small28", None)
     assert source.supernet is not None
     assert arch == SMALL.smallest(20)
     source, _ = read_source((arch.encode(),), None, None, None, None, Path("x.pth"))

@@ -14,7 +14,7 @@ from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape, scheduled
 from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.graph import operator_graph
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 from ofatvm.target import Target, parse_target
 from tests.workbench import LoadedKernel, packed
 
@@ -111,7 +111,7 @@ def test_edge_shapes_compute_what_the_reference_does(
 
 def network() -> list[Workload]:
     """Kernels of a small and of a large network, one of each kind, fusion and odd size."""
-    space = SPACES[DEFAULT_SPACE]
+    space = SPACES[OFA_SPACE]
     found: dict[tuple[object, ...], Workload] = {}
     for arch in (space.smallest(132), space.largest(148)):
         for call in kernel_calls(operator_graph(arch)):

@@ -16,7 +16,7 @@ from ofatvm.compiler.space import (
     schedule_space,
     work,
 )
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 from ofatvm.tuning.workloads import space_workloads
 
 AVX2 = VectorUnit(lanes=8, registers=16, threads=2)
@@ -85,7 +85,7 @@ def test_odd_shapes_have_a_sound_space(workload: Workload, unit: VectorUnit) -> 
 def test_every_workload_of_the_default_space_has_a_sound_space(
     unit: VectorUnit, resolution: int
 ) -> None:
-    for use in space_workloads(SPACES[DEFAULT_SPACE], resolution):
+    for use in space_workloads(SPACES[OFA_SPACE], resolution):
         check(use.workload, unit)
 
 
@@ -138,7 +138,7 @@ def test_the_order_is_the_same_every_time() -> None:
 
 
 def test_large_kernels_run_on_all_threads_by_default() -> None:
-    for use in space_workloads(SPACES[DEFAULT_SPACE], 224):
+    for use in space_workloads(SPACES[OFA_SPACE], 224):
         if work(use.workload) >= SMALL_KERNEL_WORK:
             assert default_config(use.workload, AVX2).parallel == 1
 

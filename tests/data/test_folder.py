@@ -13,6 +13,7 @@ from PIL import Image
 
 from ofatvm.data import ArrayImages, Augment, FolderImages, load_dataset, train_batches
 from ofatvm.data.decode import decoded, in_threads
+from ofatvm.data.folder import read_folder
 from ofatvm.data.resize import resized
 from ofatvm.errors import DatasetError
 from tests.data.making import noise, write_classes, write_image
@@ -302,3 +303,12 @@ def test_one_class_or_one_image_is_too_few(tmp_path: Path) -> None:
         load_dataset(write_classes(tmp_path / "one", {"cat": 5}), size=8)
     with pytest.raises(DatasetError, match="class 'dog' has 1 training image"):
         load_dataset(write_classes(tmp_path / "two", {"cat": 5, "dog": 1}), size=8)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "val"), ("TEST", "train")])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
+    with pytest.raises(DatasetError, match="like parts of a set"):
+        read_folder(tmp_path)

@@ -1,11 +1,14 @@
 import csv
 import io
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ofatvm.pipeline import table
 from ofatvm.pipeline.table import examined, table_archs, table_csv
+from ofatvm.spaces import find_space
 from ofatvm.supernet.evaluate import Exam
 from tests.supernet.toy import TOY, bars
 
@@ -31,13 +34,13 @@ def answers(arch):
     return np.random.default_rng(sum(arch.encode().encode())).random(21) < 0.7
 
 
-def run(journal, archs=ARCHS, key="k"):
-    return examined(journal.parent, TOY, EXAM, archs, journal, key)
+def run(journal, archs=ARCHS, weights=b"weights", exam=EXAM):
+    file = journal.parent / "weights"
+    file.write_bytes(weights)
+    return examined(file, TOY, exam, archs, journal)
 
 
 def test_the_ends_are_there_at_every_resolution_and_half_is_uniform():
-    from ofatvm.spaces import find_space
-
     space = find_space("small28")
     archs, uniform = table_archs(space, 100, seed=0)
     assert len(set(archs)) == len(archs) == len(uniform) == 100
@@ -50,7 +53,12 @@ def test_the_ends_are_there_at_every_resolution_and_half_is_uniform():
     assert depths[~uniform].std() > depths[uniform].std()
 
 
-def test_a_space_with_fewer_subnets_gives_what_it_has():
+def test_every_resolution_gets_its_share_and_a_small_space_gives_what_it_has():
+    counts = Counter()
+    for arch in table_archs(find_space("mbv3w1.0"), 200, seed=3)[0]:
+        counts[arch.resolution] += 1
+    assert len(counts) == 25
+    assert min(counts.values()) >= 7
     archs, _ = table_archs(TOY.at(10), 1000, seed=0)
     assert len(set(archs)) == len(archs) <= TOY.size()
 
@@ -75,10 +83,22 @@ def test_a_journal_cut_anywhere_loses_only_what_was_cut(tmp_path, asked):
         assert len(asked) == 3 - data[:cut].count(b'"}\n') or data[:cut].endswith(b'"}')
 
 
-def test_results_of_other_weights_do_not_count(tmp_path, asked):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights": b"other"},
+        {"exam": replace(EXAM, mean=(0.3,))},
+        {"exam": replace(EXAM, calibration=bars(8, 9))},
+        {"exam": replace(EXAM, images=bars(21, 9))},
+    ],
+    ids=["weights", "mean", "calibration", "images"],
+)
+def test_results_of_another_exam_do_not_count(tmp_path, asked, other):
     journal = tmp_path / "table.jsonl"
     run(journal)
-    run(journal, key="other")
+    run(journal, **other)
+    assert len(asked) == 6
+    run(journal)
     assert len(asked) == 6
 
 

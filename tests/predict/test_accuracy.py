@@ -11,9 +11,9 @@ from ofatvm.errors import ArchError, MissingInputError
 from ofatvm.paths import data_dir
 from ofatvm.predict.accuracy import AccuracyModel, find_accuracy_model
 from ofatvm.predict.accuracy_fit import Penalties
-from ofatvm.spaces import DEFAULT_SPACE, SPACES, find_space, parse_arch
+from ofatvm.spaces import OFA_SPACE, SPACES, find_space, parse_arch
 
-SPACE = SPACES[DEFAULT_SPACE].at(224)
+SPACE = SPACES[OFA_SPACE].at(224)
 PATH = data_dir("models") / "accuracy_ofa_mbv3_w1.0.json"
 
 # From the table that the model was fitted to; (c) Intel Corporation, Apache-2.0.

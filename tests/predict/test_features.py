@@ -5,9 +5,9 @@ from ofatvm.arch import ArchSpace, StageSpec
 from ofatvm.errors import ArchError
 from ofatvm.graph import operator_graph, operators, totals
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables, feature_names, features
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 
-SPACE = SPACES[DEFAULT_SPACE]
+SPACE = SPACES[OFA_SPACE]
 TOY = ArchSpace(
     name="toy",
     code="toy",

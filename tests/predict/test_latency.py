@@ -12,9 +12,9 @@ from ofatvm.predict.baselines import baselines
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import error_report
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 
-SPACE = SPACES[DEFAULT_SPACE].at(224)
+SPACE = SPACES[OFA_SPACE].at(224)
 BIAS = {"depthwise": 1.15, "pointwise": 1.02, "dense": 1.3, "mean": 1.5, "conv": 1.0}
 
 
@@ -171,7 +171,7 @@ def test_a_damaged_model_is_refused(fitted, tmp_path, damage):
 def test_a_model_of_another_resolution_is_refused(fitted, tmp_path):
     fitted.save(tmp_path)
     with pytest.raises(MissingInputError, match="another space"):
-        LatencyModel.load(tmp_path, SpaceTables.build(SPACES[DEFAULT_SPACE], 160))
+        LatencyModel.load(tmp_path, SpaceTables.build(SPACES[OFA_SPACE], 160))
 
 
 def test_bad_measurements_are_refused(world, tables):
@@ -189,7 +189,7 @@ def test_bad_measurements_are_refused(world, tables):
 
 
 def test_several_resolutions_are_one_model(tables):
-    space = SPACES[DEFAULT_SPACE].at(160, 224)
+    space = SPACES[OFA_SPACE].at(160, 224)
     both = SpaceTables.build(space)
     world = World(both, seed=4)
     rng = np.random.default_rng(1)
@@ -214,12 +214,12 @@ def test_no_rows_give_no_predictions(fitted):
 SCRIPT = """
 import hashlib
 import numpy as np
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.search.evolution import Evaluation, evolve
-space = SPACES[DEFAULT_SPACE].at(224)
+space = SPACES[OFA_SPACE].at(224)
 tables = SpaceTables.build(space, 224)
 rng = np.random.default_rng(0)
 rows = space.sample_rows(rng, 100)

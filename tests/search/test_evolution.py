@@ -7,9 +7,9 @@ from ofatvm.predict.accuracy import find_accuracy_model
 from ofatvm.predict.features import SpaceTables
 from ofatvm.search.evolution import Evaluation, evolve
 from ofatvm.search.pareto import front, hypervolume_2d
-from ofatvm.spaces import DEFAULT_SPACE, SPACES
+from ofatvm.spaces import OFA_SPACE, SPACES
 
-SPACE = SPACES[DEFAULT_SPACE].at(224)
+SPACE = SPACES[OFA_SPACE].at(224)
 TINY = ArchSpace(
     name="tiny",
     code="tiny",

@@ -39,7 +39,7 @@ def make(path):
         folder,
         {
             WEIGHTS: b"weights",
-            CALIBRATION: packed_images(PIXELS),
+            CALIBRATION: packed_images(PIXELS, LABELS),
             EVALUATION: packed_images(PIXELS, LABELS),
             "samples/01-0.png": b"picture",
         },
@@ -91,6 +91,7 @@ def test_an_unknown_name_lists_what_there_is():
         ({"space": "huge"}, "unknown space"),
         ({"std": [0.0]}, "std above 0"),
         ({"mean": [0.1, 0.2]}, "need 1 values"),
+        ({"mean": [float("nan")]}, "finite numbers"),
         ({"schema": 2}, "not of schema 1"),
         ({"extra": 1}, "unknown or missing keys"),
     ],
@@ -106,7 +107,7 @@ def test_a_supernet_json_that_makes_no_sense_is_refused(tmp_path, changes, messa
 def test_labels_beyond_the_classes_are_refused(tmp_path):
     folder = make(tmp_path)
     bad = write_supernet(folder, {EVALUATION: packed_images(PIXELS, np.array([0, 1, 3]))})
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="label 3 of image 2"):
         bad.evaluation()
 
 
