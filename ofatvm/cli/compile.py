@@ -101,7 +101,7 @@ def command(
         "agreement": agreement_text(data["agreement"]),
         "latency": None
         if latency is None
-        else f"{latency:.3f} ms, measured, {target.threads} threads",
+        else f"{latency:.4g} ms, measured, {target.threads} threads",
         "bundle": data["bundle"],
         **next_steps(bundle),
     }

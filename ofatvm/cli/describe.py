@@ -20,7 +20,7 @@ COLUMNS = (
     Column("workloads", "workloads"),
     Column("coverage", "coverage", lambda value: f"{value:.0%}"),
     Column("predicted_top1_percent", "top-1 % predicted", lambda value: f"{value:.2f}"),
-    Column("predicted_latency_ms", "ms predicted", lambda value: f"{value:.3f}"),
+    Column("predicted_latency_ms", "ms predicted", lambda value: f"{value:.4g}"),
     Column("interval", "90 % interval"),
     Column("arch", "architecture", left=True),
 )
@@ -62,7 +62,7 @@ def command(
         target = setup.target
     for row in rows:
         low, high = row["predicted_low_ms"], row["predicted_high_ms"]
-        row["interval"] = None if low is None else f"{low:.3f}-{high:.3f}"
+        row["interval"] = None if low is None else f"{low:.4g}-{high:.4g}"
     context = {"target": target.name, "threads": target.threads}
     shown = [{**{k: v for k, v in row.items() if k != "interval"}, **context} for row in rows]
     if all(row["predicted_latency_ms"] is None for row in rows):

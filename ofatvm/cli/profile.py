@@ -14,9 +14,9 @@ from ofatvm.cli.space_options import read_source, target_options
 from ofatvm.errors import ArchError
 
 COLUMNS = (
-    Column("latency_ms", "ms measured", lambda value: f"{value:.3f}"),
+    Column("latency_ms", "ms measured", lambda value: f"{value:.4g}"),
     Column("interval", "95 % interval"),
-    Column("p90_ms", "p90", lambda value: f"{value:.3f}"),
+    Column("p90_ms", "p90", lambda value: f"{value:.4g}"),
     Column("visits", "visits"),
     Column("note", "note", left=True),
     Column("arch", "architecture", left=True),
@@ -96,7 +96,7 @@ def command(
     for m in found:
         row = asdict(m)
         row["visits"] = len(m.samples_ms)
-        row["interval"] = None if m.ci_low_ms is None else f"{m.ci_low_ms:.3f}-{m.ci_high_ms:.3f}"
+        row["interval"] = None if m.ci_low_ms is None else f"{m.ci_low_ms:.4g}-{m.ci_high_ms:.4g}"
         row["note"] = m.error or ("unstable" if m.unstable else None)
         rows.append(row)
     shown = [{**asdict(m), "target_name": target.name} for m in found]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 MARK = Column("mark", "", left=True)
 COLUMNS = (
-    Column("latency", "ms measured", lambda value: f"{value:.3f}"),
+    Column("latency", "ms measured", lambda value: f"{value:.4g}"),
     Column("interval", "95 % interval"),
-    Column("p90", "p90", lambda value: f"{value:.3f}"),
-    Column("macs", "M MACs", lambda value: f"{value / 1e6:.0f}"),
+    Column("p90", "p90", lambda value: f"{value:.4g}"),
+    Column("macs", "M MACs", lambda value: f"{value / 1e6:.3g}"),
     Column("size", "MB", lambda value: f"{value / 1e6:.1f}"),
     Column("coverage", "coverage", lambda value: f"{value:.0%}"),
     Column("arch", "architecture", left=True),
@@ -172,7 +172,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
             "mark": ">" if point["arch"] == data["pick"]["arch"] else "",
             "accuracy": point["accuracy_percent"],
             "latency": point["latency_ms"],
-            "interval": f"{point['ci_low_ms']:.3f}-{point['ci_high_ms']:.3f}"
+            "interval": f"{point['ci_low_ms']:.4g}-{point['ci_high_ms']:.4g}"
             + (" unstable" if point["unstable"] else ""),
             "p90": point["p90_ms"],
             "macs": point["macs"],
@@ -189,7 +189,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
     facts = {
         "pick": pick["arch"],
         "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, {pick['accuracy_kind']}{images}",
-        "latency": f"{pick['latency_ms']:.3f} ms, {pick['latency_kind']}, "
+        "latency": f"{pick['latency_ms']:.4g} ms, {pick['latency_kind']}, "
         f"{data['threads']} threads",
         "weights": data["weights"],
         "shipped code": accuracy_text(data["bundle_accuracy"]) if count else None,

@@ -281,7 +281,7 @@ def _file_name(arch: Arch) -> str:
 
 def _fastest(found: dict[Arch, Measurement]) -> str:
     times = [m.latency_ms for m in found.values() if m.latency_ms is not None]
-    return f"fastest {min(times):.2f} ms" if times else ""
+    return f"fastest {min(times):.3g} ms" if times else ""
 
 
 def require_some(measurements: Sequence[Measurement]) -> None:

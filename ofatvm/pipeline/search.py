@@ -349,7 +349,7 @@ def _raise_infeasible(run: _Search, points: Sequence[Point]) -> None:
     raise InfeasibleBudgetError(
         f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
         f"{run.setup.target.threads} threads; the best achievable measured "
-        f"{nearest.latency_ms:.2f} ms at {nearest.accuracy_percent:.2f} % "
+        f"{nearest.latency_ms:.3g} ms at {nearest.accuracy_percent:.2f} % "
         f"{nearest.top1.kind} top-1",
         hint=f"it is {nearest.arch.encode()}; relax a limit",
         best={
@@ -365,7 +365,7 @@ def _raise_infeasible(run: _Search, points: Sequence[Point]) -> None:
 def _round_line(number: int, costs: np.ndarray, model: LatencyModel, evaluated: int) -> str:
     report = model.report
     return (
-        f"round {number}: measured front of {len(costs)}, {costs[0, 0]:.2f} to {costs[-1, 0]:.2f} "
+        f"round {number}: measured front of {len(costs)}, {costs[0, 0]:.3g} to {costs[-1, 0]:.3g} "
         f"ms, {-costs[0, 1]:.2f} to {-costs[-1, 1]:.2f} % predicted; model error "
         f"{report.mape_percent:.1f} % out of fold; {evaluated} candidates so far"
     )

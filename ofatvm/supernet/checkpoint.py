@@ -95,11 +95,26 @@ def load_weights(path: str | Path, space: ArchSpace) -> Supernet:
 
 
 def save_weights(path: str | Path, supernet: Supernet) -> None:
-    """Write safetensors with official key names; the file appears whole or not at all."""
+    """Write safetensors with official key names; the file appears whole or not at all.
+
+    The same weights give the same bytes.
+    """
     path = Path(path)
     metadata = {"schema": "1", "space": supernet.space.name, "origin": supernet.origin}
     tensors = {name: tensor.contiguous() for name, tensor in supernet.state_dict().items()}
-    replace_file(path, dump_safetensors(tensors, metadata))
+    replace_file(path, _in_order(dump_safetensors(tensors, metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors file with a sorted header.
+
+    safetensors writes its metadata in random order; the same weights must give the same digest.
+    """
+    (length,) = struct.unpack("<Q", data[:8])
+    text = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
+    header = text.encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 def _read(path: Path, *, limit: int) -> bytes:

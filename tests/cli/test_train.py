@@ -60,7 +60,7 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
     assert len(folder.evaluation()) == folder.data["val_images"] == 40
     assert len(folder.calibration()) == folder.data["train_images"] == 200
     assert [label for _, label in folder.samples()] == list(folder.classes)
-    table = list(csv.DictReader((trained / "accuracy.csv").open()))
+    table = list(csv.DictReader((trained / "accuracy.csv").read_text().splitlines()))
     assert len(table) == 60
     card = (trained / "README.md").read_text()
     assert "CC0" in card
@@ -85,6 +85,7 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
     again = ofatvm(*words(pictures, trained, "--licence", "CC0"))
     assert again.code == 0
     assert "epoch 1" not in again.err
+    assert "evaluate" not in again.err
     same = {"files", "figures", "classes"}
     first, second = json.loads(before), json.loads((trained / "supernet.json").read_text())
     assert {key: first[key] for key in same} == {key: second[key] for key in same}
@@ -108,7 +109,6 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
         (["--subnets", 10], 2, "--subnets must be a whole number from 40"),
         (["--data", "nowhere"], 5, "nowhere"),
         (["--test", "nowhere.npz"], 5, "nowhere.npz"),
-        (["--batch", 5000], 2, "batch"),
     ],
 )
 def test_bad_values_are_one_line_before_any_training(

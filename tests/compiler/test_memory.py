@@ -69,8 +69,11 @@ def test_the_same_calls_get_the_same_plan(calls: list[KernelCall]) -> None:
     assert plan_workspace(calls) == plan_workspace(list(calls))
 
 
-@pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES))
-@pytest.mark.parametrize("resolution", [128, 148, 224])
+@pytest.mark.parametrize(
+    ("space", "resolution"),
+    [(s, r) for s in SPACES.values() for r in (20, 24, 28, 128, 148, 224) if r in s.resolutions],
+    ids=str,
+)
 def test_networks_need_little_more_than_their_peak(space: ArchSpace, resolution: int) -> None:
     rng = np.random.default_rng(0)
     drawn = [space.at(resolution).sample(rng) for _ in range(6)]
@@ -79,7 +82,9 @@ def test_networks_need_little_more_than_their_peak(space: ArchSpace, resolution:
         calls = kernel_calls(graph)
         plan = plan_workspace(calls)
         check(calls, plan)
-        assert plan.size_bytes <= 1.08 * totals(graph).peak_memory_bytes
+        # Of a small network's few tensors none fits beside the two that make its peak.
+        most = 1.08 if resolution >= 128 else 1.3
+        assert plan.size_bytes <= most * totals(graph).peak_memory_bytes
 
 
 def test_one_call_needs_nothing() -> None:

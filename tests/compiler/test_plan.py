@@ -18,7 +18,7 @@ def sampled() -> list[Arch]:
     rng = np.random.default_rng(5)
     archs = []
     for space in SPACES.values():
-        archs += [space.largest(), space.smallest(128)]
+        archs += [space.largest(), space.smallest(space.resolutions[0])]
         archs += space.from_rows(space.sample_rows(rng, 12))
     return archs
 
@@ -85,8 +85,11 @@ def test_the_residual_is_not_the_input_of_its_own_convolution() -> None:
     )
 
 
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize(
+    ("space", "resolution"),
+    [(s, r) for s in SPACES.values() for r in (*RESOLUTIONS, 20, 24, 28) if r in s.resolutions],
+    ids=str,
+)
 def test_keys_are_unique_and_c_symbols(space: ArchSpace, resolution: int) -> None:
     workloads = [use.workload for use in space_workloads(space, resolution)]
     keys = {workload.key for workload in workloads}

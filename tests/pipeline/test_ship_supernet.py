@@ -137,12 +137,13 @@ def test_code_that_names_other_classes_is_not_shipped(
 ) -> None:
     def run_images(*arguments: object, **options: object) -> np.ndarray:
         outputs = real(*arguments, **options)  # type: ignore[arg-type]
-        outputs[7, outputs[7].argmax()] -= 100
+        for image in (7, 8):
+            outputs[image, outputs[image].argmax()] -= 100
         return outputs
 
     real = examine.run_images
     monkeypatch.setattr(examine, "run_images", run_images)
-    with pytest.raises(CompileError, match=r"for 59 of 60 held-out images, at least 99.9 %"):
+    with pytest.raises(CompileError, match=r"for 58 of 60 held-out images, at least 99.9 %"):
         ship(
             small,
             small.space.smallest(),

@@ -186,6 +186,14 @@ def test_what_was_saved_loads_and_says_where_it_is_from(net, small, tmp_path):
     assert extract(again, small.largest()).origin == again.origin
 
 
+def test_the_same_weights_give_the_same_bytes(net, tmp_path):
+    written = set()
+    for place in range(8):
+        save_weights(tmp_path / f"{place}.safetensors", net)
+        written.add((tmp_path / f"{place}.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def test_failed_save_leaves_the_old_file_and_no_other(net, tmp_path, monkeypatch):
     path = tmp_path / "net.safetensors"
     path.write_bytes(b"old")

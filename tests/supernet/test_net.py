@@ -5,10 +5,10 @@ import torch
 from ofatvm.arch import StageSpec
 from ofatvm.errors import ArchError, BudgetError
 from ofatvm.graph import operator_graph, totals
-from ofatvm.spaces import SPACES
+from ofatvm.spaces import find_space
 from ofatvm.supernet.net import Supernet, extract
 
-OFA, OFA_WIDE = SPACES.values()
+OFA, OFA_WIDE = (find_space(code) for code in ("mbv3w1.0", "mbv3w1.2"))
 
 
 @pytest.fixture(scope="module")
