@@ -46,7 +46,8 @@ def command(
     from ofatvm.cli.space_options import read_archs
     from ofatvm.data import Images, load_images
     from ofatvm.graph import operator_graph, totals
-    from ofatvm.pipeline.evaluate import evaluate_folder, predicted
+    from ofatvm.pipeline.describe import predicted_accuracy
+    from ofatvm.pipeline.evaluate import evaluate_folder
     from ofatvm.supernet.folder import DEFAULT_SUPERNET, find_supernet
 
     folder = find_supernet(name or DEFAULT_SUPERNET)
@@ -73,16 +74,17 @@ def command(
         )
         what = f"images of {data}"
     top1 = evaluate_folder(folder, images, archs, on_event=run.on_event)
+    guesses = predicted_accuracy(archs, folder)
     rows: list[dict[str, Any]] = [
         {
             "arch": arch.encode(),
             "top1_percent": round(value, 3),
             "kind": "measured",
             "standard_error": round((value * (100 - value) / len(images)) ** 0.5, 3),
-            "predicted_percent": guess,
+            "predicted_percent": None if guess is None else round(guess, 3),
             "macs": totals(operator_graph(arch)).macs,
         }
-        for arch, value, guess in zip(archs, top1, predicted(folder, archs), strict=True)
+        for arch, value, guess in zip(archs, top1, guesses, strict=True)
     ]
     on = f"{len(images):,} {what}"
     result = {"supernet": folder.name, "images": len(images), "on": on, "subnets": rows}

@@ -43,7 +43,7 @@ def recalibrate(subnet: Subnet, batches: Iterable[Tensor]) -> Subnet:
             raise DatasetError(
                 "there are no images to calibrate on", hint="2,000 training images are usual"
             )
-    except BaseException:
+    except BaseException:  # Ctrl-C included: the norms are as they were, and it goes on up
         for statistics in sums.values():
             statistics.restore()
         raise

@@ -11,7 +11,7 @@ def keep_memory() -> None:
     """Let malloc keep what is freed: activations come and go in every step.
 
     By default glibc returns large blocks at once, and their pages are zeroed anew each time, which
-    takes up to half of a training step's time. No effect with another C library.
+    costs a training step dearly. No effect with another C library.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
