@@ -69,13 +69,19 @@ class KernelLibrary:
         unit: VectorUnit,
         records: dict[str, ScheduleConfig],
         executor: Executor,
+        *,
+        linked: bool = True,
     ) -> None:
-        """`records` maps workload keys to the best known schedules; `executor` compiles."""
+        """`records` maps workload keys to the best known schedules; `executor` compiles.
+
+        Without `linked` there are object files only, and no programs that run a kernel alone.
+        """
         self.folder = folder / target.fingerprint
         self.target = target
         self.unit = unit
         self.records = records
         self.executor = executor
+        self.linked = linked
         self._defaults: dict[Workload, ScheduleConfig] = {}
 
     def kernel(self, workload: Workload) -> Kernel:
@@ -92,7 +98,7 @@ class KernelLibrary:
         """The kernels that would have to be compiled for these workloads."""
         kernels = {self.kernel(workload) for workload in workloads}
         return sorted(
-            (kernel for kernel in kernels if not is_compiled(kernel)),
+            (kernel for kernel in kernels if not is_compiled(kernel, linked=self.linked)),
             key=lambda kernel: kernel.symbol,
         )
 
@@ -108,7 +114,10 @@ class KernelLibrary:
             # Not one job each: a job's fixed cost is as large as a small kernel's compilation.
             size = max(1, min(12, len(missing) // 8))
             chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
-            jobs = [self.executor.submit(compile_kernels, chunk, self.target) for chunk in chunks]
+            jobs = [
+                self.executor.submit(compile_kernels, chunk, self.target, linked=self.linked)
+                for chunk in chunks
+            ]
             try:
                 for job in jobs:
                     job.result()
@@ -120,13 +129,14 @@ class KernelLibrary:
         return {workload: self.kernel(workload) for workload in distinct}
 
 
-def is_compiled(kernel: Kernel) -> bool:
+def is_compiled(kernel: Kernel, *, linked: bool = True) -> bool:
     """Whether a kernel's files are there from their first byte to their last.
 
     Power cuts and full disks leave shorter files, and loading one kills the process that does it.
     """
     try:
-        elf_machine(kernel.path)
+        if linked:
+            elf_machine(kernel.path)
     except (FileNotFoundError, BundleError):
         return False
     return is_whole_object(kernel.object_path)
@@ -160,34 +170,46 @@ def _code_digest() -> str:
     return hashlib.sha256(b"".join([version, *sources])).hexdigest()
 
 
-def compile_kernels(kernels: Sequence[Kernel], target: Target) -> None:
+def compile_kernels(kernels: Sequence[Kernel], target: Target, *, linked: bool = True) -> None:
     """Compile kernels, each into files of its own, replaced whole. Runs in a worker process."""
     for kernel in kernels:
         temporary = kernel.path.with_name(f".{kernel.path.stem}.{os.getpid()}.so")
         built = temporary.with_suffix(".o")
         try:
-            build_kernel(kernel.workload, kernel.config, kernel.symbol, target, temporary)
+            arguments = kernel.workload, kernel.config, kernel.symbol, target
+            if linked:
+                build_kernel(*arguments, temporary)
+            else:
+                build_object(*arguments, built)
         except (RuntimeError, ValueError, TypeError) as error:
             text = str(error).strip().splitlines()
             raise CompileError(
                 f"kernel {kernel.workload.key} does not compile: {text[-1][:200] if text else ''}"
             ) from None
         built.replace(kernel.object_path)
-        temporary.replace(kernel.path)
+        if linked:
+            temporary.replace(kernel.path)
 
 
 def build_kernel(
     workload: Workload, config: ScheduleConfig, symbol: str, target: Target, path: Path
 ) -> None:
     """Compile one kernel into an object file beside `path`, and into its own program at `path`."""
-    import tvm
-
     object_path = path.with_suffix(".o")
-    lower.compile_kernel(workload, config, symbol, tvm.target.Target(target.to_dict()), object_path)
+    build_object(workload, config, symbol, target, object_path)
     own = path.with_suffix(".run.o")
     program.compile_program([kernel_step(workload, config, symbol)], target, own)
     link_host(str(path), [str(entry(target, path.parent)), str(own), str(object_path)])
     own.unlink()
+
+
+def build_object(
+    workload: Workload, config: ScheduleConfig, symbol: str, target: Target, path: Path
+) -> None:
+    """Compile one kernel into an object file with the one global `symbol`."""
+    import tvm
+
+    lower.compile_kernel(workload, config, symbol, tvm.target.Target(target.to_dict()), path)
 
 
 def kernel_step(workload: Workload, config: ScheduleConfig, symbol: str) -> Step:

@@ -38,12 +38,14 @@ Weights = Mapping[str, tuple[np.ndarray, np.ndarray | None]]
 class Program:
     """A subnet ready for measuring: a library with the packed function `forward`.
 
-    `sizes`: how many numbers input, weights, workspace and output have.
+    `steps` are its kernel calls, from which a device that links for itself does so: then there is
+    no file at `path`. `sizes`: how many numbers input, weights, workspace and output have.
     """
 
     path: Path
     kernels: tuple[Kernel, ...]
     sizes: tuple[int, ...]
+    steps: tuple[Step, ...] = ()
 
 
 def pack_weight(weight: np.ndarray, kernel: Kernel) -> np.ndarray:
@@ -78,15 +80,21 @@ def build_program(
     graph: nx.DiGraph[str], kernels: Mapping[Workload, Kernel], target: Target, path: Path
 ) -> Program:
     """Link the program of a graph for measuring at `path`."""
-    calls = kernel_calls(graph)
-    workspace = plan_workspace(calls)
-    used = _used(calls, kernels)
+    program = plan_program(graph, kernels, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_suffix(".o")
-    compile_program(_steps(calls, kernels, workspace), target, own)
-    objects = [entry(target, used[0].path.parent), own, *(kernel.object_path for kernel in used)]
+    compile_program(program.steps, target, own)
+    folder = program.kernels[0].path.parent
+    objects = [entry(target, folder), own, *(kernel.object_path for kernel in program.kernels)]
     link_host(str(path), [str(name) for name in objects])
     own.unlink()
+    return program
+
+
+def plan_program(graph: nx.DiGraph[str], kernels: Mapping[Workload, Kernel], path: Path) -> Program:
+    """The program of a graph, which is not linked yet."""
+    calls = kernel_calls(graph)
+    workspace = plan_workspace(calls)
     every = operators(graph)
     sizes = (
         math.prod(every["input"].out_shape),
@@ -94,7 +102,8 @@ def build_program(
         workspace.size_bytes // FLOAT_BYTES,
         math.prod(calls[-1].workload.out_shape),
     )
-    return Program(path, tuple(used), sizes)
+    steps = _steps(calls, kernels, workspace)
+    return Program(path, tuple(_used(calls, kernels)), sizes, tuple(steps))
 
 
 def build_model(

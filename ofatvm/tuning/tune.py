@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config, features, schedule_space, work
@@ -20,7 +19,7 @@ from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
 from ofatvm.tuning.journal import FINAL, Journal, Trial
 from ofatvm.tuning.siblings import SEEDS, SIBLING_WEIGHT, Lessons, Sibling, seeds
-from ofatvm.tuning.workers import Timing, Workers
+from ofatvm.tuning.workers import Bench, Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
 
 BATCH = 16
@@ -29,6 +28,8 @@ REFIT_EVERY = 160
 STEP = 2
 FINALISTS = 4
 STAGE = "tune"
+GIVE_UP = 3.0
+"""A candidate this many times slower than the best is not timed further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def tune(
     time_budget_s: float = math.inf,
     seed: int = 0,
     siblings: Sequence[Sibling] = (),
+    bench: Bench | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> TuningSummary:
     """Bring every workload to `trials_per_workload` trials in total, or its whole space if smaller.
@@ -68,6 +70,8 @@ def tune(
     With `siblings`, each workload's first trials are the sibling's best schedules, the very best
     before all others, so that however short the run is, no borrowed record is given up for a
     slower one. The rest are ranked by a cost model that has learned from the siblings' trials.
+
+    Candidates run on the `bench`; without one, on this machine.
     """
     started = time.monotonic()
     deadline = started + time_budget_s
@@ -80,7 +84,7 @@ def tune(
     lessons = Lessons(used)
     total = sum(state.limit for state in states)
     on_event(StageStarted(STAGE, total, f"{len(states)} workloads of {target.name}"))
-    with Workers(target, unit, builders=len(os.sched_getaffinity(0))) as workers:
+    with bench or Workers(target, unit, builders=len(os.sched_getaffinity(0))) as workers:
         fresh = _refit(model, states, lessons)
         for ceiling in _ceilings(max((state.limit for state in states), default=0), bool(used)):
             for state in states:
@@ -198,28 +202,26 @@ def _refit(model: KernelCostModel, states: Sequence[_State], lessons: Lessons) -
 def _measure_batch(
     state: _State,
     model: KernelCostModel,
-    workers: Workers,
+    bench: Bench,
     journal: Journal,
     count: int,
     seed: int,
 ) -> None:
     configs = state.propose(model, count, seed)
     best = min((trial.cost for trial in state.trials), default=math.inf)
-    built = workers.build([(state.workload, config) for config in configs])
-    trials = []
-    for config, (path, error) in zip(configs, built, strict=True):
-        seconds: tuple[float, ...] = ()
-        if path is not None:
-            sizes = kernel_sizes(state.workload, config)
-            seconds, error = workers.run(path, sizes, Timing(cutoff_s=3.0 * best))
-            best = min(best, *seconds) if seconds else best
-        trials.append(Trial(state.workload.key, config, seconds, error))
-    journal.append(trials)
+    timing = Timing(best_s=best, give_up=GIVE_UP)
+    measured = bench.measure([(state.workload, config) for config in configs], timing)
+    journal.append(
+        [
+            Trial(state.workload.key, config, seconds, error)
+            for config, (seconds, error) in zip(configs, measured, strict=True)
+        ]
+    )
 
 
 def _close(
     states: Sequence[_State],
-    workers: Workers,
+    bench: Bench,
     journal: Journal,
     deadline: float,
     on_event: Callable[[Event], None],
@@ -232,11 +234,9 @@ def _close(
         configs = _finalists(state)
         samples: dict[ScheduleConfig, tuple[float, ...]] = {}
         for _ in range(2):
-            built = workers.build([(state.workload, config) for config in configs])
-            for config, (path, _) in zip(configs, built, strict=True):
-                if path is not None:
-                    seconds, _ = workers.run(path, kernel_sizes(state.workload, config), Timing())
-                    samples[config] = samples.get(config, ()) + seconds
+            jobs = [(state.workload, config) for config in configs]
+            for config, (seconds, _) in zip(configs, bench.measure(jobs, Timing()), strict=True):
+                samples[config] = samples.get(config, ()) + seconds
         journal.append(
             [
                 Trial(state.workload.key, config, seconds, stage=FINAL)

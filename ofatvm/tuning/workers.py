@@ -14,10 +14,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
@@ -45,16 +45,54 @@ FOLDER_PREFIX = "ofatvm-tune-"
 class Timing:
     """How a kernel is timed: `repeats` samples of at least `sample_ms` each.
 
-    A kernel whose first call is slower than `cutoff_s` gets that one sample and no more.
+    A kernel whose first call is slower than `give_up` times the best known, `best_s`, gets that one
+    sample and no more.
     """
 
     repeats: int = 3
     sample_ms: int = 8
-    cutoff_s: float = float("inf")
+    best_s: float = float("inf")
+    give_up: float = float("inf")
+
+    @property
+    def cutoff_s(self) -> float:
+        """The first call's seconds from which on a kernel is given up."""
+        return self.give_up * self.best_s
+
+
+class Bench(Protocol):
+    """Builds and times candidates, whatever runs them; a context manager.
+
+    `disturbed` counts candidates that were timed again because the machine was busy.
+    """
+
+    disturbed: int
+
+    def __enter__(self) -> Bench:
+        """Start what it needs."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all of it."""
+        ...
+
+    def measure(
+        self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
+    ) -> list[tuple[tuple[float, ...], str]]:
+        """Samples in seconds a call of each candidate; or none, and "build: ..." or "run: ...".
+
+        DeviceError if what runs them is gone, which is no candidate's fault.
+        """
+        ...
 
 
 class Workers:
-    """Builders and one runner for a target; use as a context manager."""
+    """This machine as a bench: builders and one runner for a target."""
 
     def __init__(self, target: Target, unit: VectorUnit, *, builders: int) -> None:
         """Start lazily: the first job starts a process."""
@@ -93,6 +131,19 @@ class Workers:
             if pool is not None:
                 pool.shutdown()
         self._folder.cleanup()
+
+    def measure(
+        self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
+    ) -> list[tuple[tuple[float, ...], str]]:
+        """See `Bench.measure`: all are built side by side, then timed one at a time."""
+        results: list[tuple[tuple[float, ...], str]] = []
+        for (workload, config), (path, error) in zip(jobs, self.build(jobs), strict=True):
+            seconds: tuple[float, ...] = ()
+            if path is not None:
+                seconds, error = self.run(path, kernel_sizes(workload, config), timing)
+                timing = replace(timing, best_s=min(timing.best_s, *seconds, float("inf")))
+            results.append((seconds, error))
+        return results
 
     def build(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]]

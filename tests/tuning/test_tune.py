@@ -18,7 +18,7 @@ from ofatvm.tuning import tune as module
 from ofatvm.tuning.journal import FINAL, Journal, Trial
 from ofatvm.tuning.siblings import Sibling
 from ofatvm.tuning.tune import TuningSummary, tune
-from ofatvm.tuning.workers import Timing
+from ofatvm.tuning.workers import Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
 
 POINTWISE = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
@@ -33,6 +33,7 @@ class FakeWorkers:
 
     built = 0
     disturbed = 0
+    measure = Workers.measure
 
     def __init__(self, target: dict[str, Any], unit: Any, *, builders: int) -> None:
         self.current: dict[Path, ScheduleConfig] = {}

@@ -66,7 +66,7 @@ def test_a_slow_candidate_gets_one_sample(workers: Workers) -> None:
     config = default_config(SMALL, workers.unit)
     [(path, _)] = workers.build([(SMALL, config)])
     assert path is not None
-    timing = replace(QUICK, cutoff_s=0.0)
+    timing = replace(QUICK, best_s=0.0, give_up=1.0)
     seconds, error = workers.run(path, kernel_sizes(SMALL, config), timing)
     assert (len(seconds), error) == (1, "")
 
