@@ -18,11 +18,11 @@ import numpy as np
 
 from ofatvm.device.timing import Protocol
 from ofatvm.events import Event, Progress
+from ofatvm.pipeline.devices import open_device
 from ofatvm.pipeline.measure import (
     compile_space,
     kernel_times,
     latencies_ms,
-    local_device,
     measure,
 )
 from ofatvm.pipeline.setup import prepare
@@ -71,7 +71,7 @@ def main() -> None:
             threads=options.threads,
         ) as setup,
         Store.open(options.workspace) as store,
-        local_device(setup, store) as device,
+        open_device(setup, store) as device,
     ):
         kernel_ms = kernel_times(setup, store, device, compile_space(setup), on_event=say)
         rng = np.random.default_rng(options.seed)

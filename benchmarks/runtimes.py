@@ -204,7 +204,8 @@ def add_modules(
     """Compile every network for our targets; says which were used, and what tuning them took."""
     from ofatvm.compiler.plan import kernel_calls
     from ofatvm.compiler.relax import build_model
-    from ofatvm.pipeline.setup import prepare, runs_here
+    from ofatvm.pipeline.device_choice import runs_here
+    from ofatvm.pipeline.setup import prepare
     from ofatvm.tuning.ledger import read_ledger
 
     used: dict[str, str] = {}

@@ -26,7 +26,8 @@ from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement, now
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.describe import accuracy_model
-from ofatvm.pipeline.measure import local_device, measure
+from ofatvm.pipeline.devices import open_device
+from ofatvm.pipeline.measure import measure
 from ofatvm.pipeline.search import SearchConfig, search
 from ofatvm.pipeline.setup import Setup, prepare
 from ofatvm.search.budget import Budget
@@ -66,7 +67,7 @@ def pick_for(
     with (
         on_threads(target, folder, threads, workspace) as setup,
         Store.open(workspace) as store,
-        local_device(setup, store) as device,
+        open_device(setup, store) as device,
     ):
         found = measure(setup, store, device, [middling(setup)], source="profile", protocol=FINAL)[
             0
@@ -92,7 +93,7 @@ def side_by_side(
     with (
         on_threads(target, folder, threads, workspace) as setup,
         Store.open(workspace) as store,
-        local_device(setup, store) as device,
+        open_device(setup, store) as device,
     ):
         return measure(setup, store, device, archs, source="profile", protocol=FINAL, reuse=False)
 

@@ -24,7 +24,8 @@ from ofatvm.compiler.kernels import KernelLibrary
 from ofatvm.compiler.relax import Program, build_program
 from ofatvm.device.timing import SAMPLE
 from ofatvm.graph import operator_graph
-from ofatvm.pipeline.measure import compile_space, local_device, programs_for
+from ofatvm.pipeline.devices import open_device
+from ofatvm.pipeline.measure import compile_space, programs_for
 from ofatvm.pipeline.setup import Setup, prepare
 from ofatvm.spaces import OFA_SPACE
 from ofatvm.store import Store
@@ -51,7 +52,7 @@ def main() -> None:
         library_s = time.perf_counter() - started
         rng = np.random.default_rng(options.seed)
         archs = setup.space.from_rows(setup.space.sample_rows(rng, options.count))
-        with local_device(setup, store) as device:
+        with open_device(setup, store) as device:
             device.check()
             ours, plain, ratios = [], [], []
             step = max(1, options.count // max(1, options.plain))

@@ -10,7 +10,8 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
-from ofatvm.cli.space_options import read_source, target_options
+from ofatvm.cli.space_options import device_options, read_source, target_options
+from ofatvm.errors import DeviceError
 from ofatvm.events import Notice
 
 
@@ -22,6 +23,7 @@ from ofatvm.events import Notice
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of untrained weights.")
 @target_options
+@device_options
 @common_options
 def command(
     run: Run,
@@ -35,12 +37,15 @@ def command(
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
+    device: str,
+    allow_network: bool,
 ) -> Result:
-    """Compile, check against PyTorch, measure where the code runs, and write the bundle."""
+    """Compile, check against PyTorch, take its latency on the device, and write the bundle."""
     from ofatvm.device.timing import SAMPLE
     from ofatvm.pipeline.describe import predicted_accuracy
-    from ofatvm.pipeline.measure import local_device, measure
-    from ofatvm.pipeline.setup import prepare, runs_here
+    from ofatvm.pipeline.devices import open_device
+    from ofatvm.pipeline.measure import measure
+    from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.ship import check_before, ship, shipped_facts
     from ofatvm.store import Store
 
@@ -53,20 +58,30 @@ def command(
         workspace=run.workspace,
         threads=threads,
         tuning_logs=tuning_logs,
+        device=device,
+        allow_network=allow_network,
         on_event=run.on_event,
     ) as setup:
         measurement = None
-        if runs_here(setup.target):
-            with Store.open(run.workspace) as store, local_device(setup, store) as device:
+        try:
+            with (
+                Store.open(run.workspace) as store,
+                open_device(setup, store, on_event=run.on_event) as opened,
+            ):
                 measurement = measure(
                     setup,
                     store,
-                    device,
+                    opened,
                     [arch],
                     source="profile",
                     protocol=SAMPLE,
                     on_event=run.on_event,
                 )[0]
+        except DeviceError as error:
+            # Nobody asked for this device: a bundle without a latency is better than none.
+            if device != "auto":
+                raise
+            run.on_event(Notice("warning", f"no latency: {error.message}"))
         if measurement is not None and measurement.error:
             run.on_event(Notice("warning", f"it could not be measured: {measurement.error}"))
         name = f"{setup.target.name}-{arch.encode().replace('/', '_')}"
@@ -101,7 +116,7 @@ def command(
         "agreement": agreement_text(data["agreement"]),
         "latency": None
         if latency is None
-        else f"{latency:.4g} ms, measured, {target.threads} threads",
+        else f"{latency:.4g} ms, {data['latency_kind']}, {target.threads} threads",
         "bundle": data["bundle"],
         **next_steps(bundle),
     }

@@ -10,11 +10,12 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import read_source, target_options
+from ofatvm.cli.space_options import device_options, read_source, target_options
 from ofatvm.errors import ArchError
 
 COLUMNS = (
-    Column("latency_ms", "ms measured", lambda value: f"{value:.4g}"),
+    Column("latency_ms", "ms", lambda value: f"{value:.4g}"),
+    Column("kind", "kind", left=True),
     Column("interval", "95 % interval"),
     Column("p90_ms", "p90", lambda value: f"{value:.4g}"),
     Column("visits", "visits"),
@@ -37,6 +38,7 @@ COLUMNS = (
 @click.option("--final", "final", is_flag=True, help="Measure by the full protocol: 5 processes.")
 @click.option("--fresh", is_flag=True, help="Measure anew what was measured before.")
 @target_options
+@device_options
 @common_options
 def command(
     run: Run,
@@ -52,12 +54,15 @@ def command(
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
+    device: str,
+    allow_network: bool,
 ) -> Result:
     """Measure and list."""
     import numpy as np
 
     from ofatvm.device.timing import FINAL, SAMPLE
-    from ofatvm.pipeline.measure import local_device, measure, require_some
+    from ofatvm.pipeline.devices import open_device
+    from ofatvm.pipeline.measure import measure, require_some
     from ofatvm.pipeline.setup import prepare
     from ofatvm.store import Store
 
@@ -72,17 +77,19 @@ def command(
             workspace=run.workspace,
             threads=threads,
             tuning_logs=tuning_logs,
+            device=device,
+            allow_network=allow_network,
             on_event=run.on_event,
         ) as setup,
         Store.open(run.workspace) as store,
     ):
         rng = np.random.default_rng(seed)
         chosen = given or setup.space.from_rows(setup.space.sample_rows(rng, count))
-        with local_device(setup, store) as device:
+        with open_device(setup, store, on_event=run.on_event) as opened:
             found = measure(
                 setup,
                 store,
-                device,
+                opened,
                 chosen,
                 source="final" if final else "profile",
                 protocol=FINAL if final else SAMPLE,

@@ -11,7 +11,7 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
-from ofatvm.cli.space_options import find_source, target_options
+from ofatvm.cli.space_options import device_options, find_source, target_options
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.point import Point
@@ -37,7 +37,7 @@ COLUMNS = (
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
 @click.option("--min-accuracy", type=ACCURACY, help="Top-1 at least, in percent.")
-@click.option("--device", type=click.Choice(["local"]), default="local", show_default=True)
+@device_options
 @click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
@@ -53,12 +53,13 @@ def command(
     space_name: str | None,
     resolution: int | None,
     tuning_logs: Path,
+    device: str,
+    allow_network: bool,
     latency_ms: float | None,
     macs: float | None,
     size_mb: float | None,
     peak_memory_mb: float | None,
     min_accuracy: float | None,
-    device: str,
     weights: Path | None,
     out: Path | None,
     seed: int,
@@ -66,7 +67,7 @@ def command(
 ) -> Result:
     """Search, then ship the pick."""
     from ofatvm.pipeline.describe import accuracy_model
-    from ofatvm.pipeline.measure import local_device
+    from ofatvm.pipeline.devices import open_device
     from ofatvm.pipeline.search import SearchConfig, search, search_key
     from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_facts
@@ -85,17 +86,19 @@ def command(
             workspace=run.workspace,
             threads=threads,
             tuning_logs=tuning_logs,
+            device=device,
+            allow_network=allow_network,
             on_event=run.on_event,
         ) as setup,
         Store.open(run.workspace) as store,
     ):
         accuracy = accuracy_model(setup.space, source.supernet)
         key = search_key(setup, budget, config, source.supernet)
-        with local_device(setup, store) as here:
+        with open_device(setup, store, on_event=run.on_event) as opened:
             found = search(
                 setup,
                 store,
-                here,
+                opened,
                 accuracy,
                 budget,
                 config,

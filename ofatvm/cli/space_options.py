@@ -125,6 +125,24 @@ def target_options(body: F) -> F:
     return body
 
 
+def device_options(body: F) -> F:
+    """--device and --allow-network."""
+    for option in (
+        click.option(
+            "--allow-network", is_flag=True, help="Let --device name boards of other machines."
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="local, simulated, or rpc://HOST:PORT/KEY; auto is this machine where it runs the "
+            "target's code, else simulated.",
+        ),
+    ):
+        body = option(body)
+    return body
+
+
 def read_source(
     words: tuple[str, ...],
     file: Path | None,

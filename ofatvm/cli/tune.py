@@ -11,7 +11,7 @@ from ofatvm.arch import ArchSpace
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
 from ofatvm.cli.render import Result, pairs, seconds_text
-from ofatvm.cli.space_options import find_source
+from ofatvm.cli.space_options import device_options, find_source
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
@@ -46,6 +46,7 @@ FEW_RESOLUTIONS = 4
 @click.option(
     "--from-scratch", is_flag=True, help="Take no schedules and trials from sibling targets."
 )
+@device_options
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @common_options
 def command(
@@ -57,6 +58,8 @@ def command(
     trials_per_workload: int,
     time_budget: float | None,
     tuning_logs: Path,
+    device: str,
+    allow_network: bool,
     from_scratch: bool,
     seed: int,
 ) -> Result:
@@ -75,6 +78,8 @@ def command(
         workspace=run.workspace,
         threads=threads,
         tuning_logs=tuning_logs,
+        device=device,
+        allow_network=allow_network,
         on_event=run.on_event,
     ) as setup:
         summary, covered, records = tune_space(

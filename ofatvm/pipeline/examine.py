@@ -52,7 +52,7 @@ def examine(
             f"{same:,} of {images:,} held-out images, at least {LEAST_AGREEMENT} % must agree",
             hint="compile it for another target, or report it with this architecture",
         )
-    how = ", by PyTorch: the compiled code was not run" if model is None else ""
+    how = ", by PyTorch: the compiled code did not run on all of them" if model is None else ""
     accuracy = Accuracy(
         top1_percent=100 * right / images,
         kind="measured",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
@@ -16,72 +15,20 @@ import numpy as np
 from ofatvm.arch import Arch
 from ofatvm.compiler.kernels import Kernel, library_digest
 from ofatvm.compiler.plan import Workload, kernel_calls
-from ofatvm.compiler.relax import Program, build_program
+from ofatvm.compiler.relax import Program, build_program, plan_program
 from ofatvm.device.base import Device
-from ofatvm.device.local import LocalDevice
 from ofatvm.device.timing import SAMPLE, Latency, Protocol
 from ofatvm.errors import CompileError, MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
-from ofatvm.pipeline.setup import CALIBRATION, Setup, require_local
+from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
 GROUP = 8
 TIMED_AT_ONCE = 60
 VERSIONS = ("apache-tvm", "apache-tvm-ffi", "ofatvm")
-
-
-@contextmanager
-def local_device(setup: Setup, store: Store) -> Iterator[LocalDevice]:
-    """The local device, with the reference times that the workspace keeps.
-
-    References are taken once per target and thread count, and kept before anything is measured by
-    them, so that latencies of different days and of interrupted runs can be compared.
-    """
-    require_local(setup)
-    kernels = setup.library.require(CALIBRATION)
-    yardstick = yardstick_program(setup)
-    run = _state_key(setup)
-    keys = [
-        f"reference-{library_digest(kernels.values())}",
-        f"yardstick-{setup.resolution}-{library_digest(yardstick.kernels)}",
-    ]
-    references = [store.get_state(run, key) for key in keys]
-    device = LocalDevice(
-        setup.target.threads,
-        [kernels[workload] for workload in CALIBRATION],
-        references[0],
-        yardstick=yardstick,
-        yardstick_s=references[1],
-    )
-    with device:
-        for key, held, take in zip(
-            keys, references, (device.reference, device.visit_reference), strict=True
-        ):
-            if held is None:
-                store.put_state(run, key, take())
-        yield device
-
-
-def yardstick_program(setup: Setup) -> Program:
-    """A network of middling size, the same for every run: what visits are normalised by.
-
-    Neighbours on a shared machine slow memory and caches more than arithmetic, so that only
-    something with a network's mix of both tells by how much.
-    """
-    space = setup.space
-    middle = {
-        name: choices[len(choices) // 2]
-        for name, choices in (
-            ("kernel", space.kernels),
-            ("expand", space.expands),
-            ("depth", space.depths),
-        )
-    }
-    arch = space.uniform(**middle, resolution=setup.resolution)
-    return programs_for(setup, [arch], folder=setup.workspace / "kernels" / "yardsticks")[0]
 
 
 def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> list[Kernel]:
@@ -113,7 +60,7 @@ def kernel_times(
 
     Times are kept in the store by kernel digest; only new kernels are timed.
     """
-    run = _state_key(setup)
+    run = device_state(setup, device)
     known: dict[str, float] = store.get_state(run, "kernel-times", {})
     new = [kernel for kernel in kernels if kernel.digest not in known]
     if new:
@@ -141,18 +88,22 @@ def additive_times(setup: Setup, times: dict[Workload, float]) -> BlockTable:
 def programs_for(
     setup: Setup, archs: Sequence[Arch], *, folder: Path | None = None
 ) -> list[Program]:
-    """Programs for measuring, built in the setup's worker processes."""
+    """Programs for measuring, built in the setup's worker processes, where the device needs it."""
     kernels = setup.library.require(setup.workloads(archs))
     folder = folder or setup.workspace / "programs" / setup.target.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[Future[Program]] = []
+    programs: list[Program] = []
     for arch in archs:
         graph = operator_graph(arch)
         used = {call.workload: kernels[call.workload] for call in kernel_calls(graph)}
         name = f"{_file_name(arch)}-{library_digest(used.values())}.so"
+        if not setup.linked:
+            programs.append(plan_program(graph, used, folder / name))
+            continue
         jobs.append(setup.executor.submit(build_program, graph, used, setup.target, folder / name))
     try:
-        return [job.result() for job in jobs]
+        return programs + [job.result() for job in jobs]
     except BrokenExecutor:
         raise CompileError(
             "a compiler process died while it built programs",
@@ -271,8 +222,15 @@ def _digest(setup: Setup, arch: Arch) -> str:
     return library_digest(setup.library.kernel(workload) for workload in setup.workloads([arch]))
 
 
-def _state_key(setup: Setup) -> str:
-    return f"device-{setup.target.fingerprint}-{setup.target.threads}"
+def device_state(setup: Setup, device: Device | None = None) -> str:
+    """The store's name for what it keeps of a device: the setup's, or one that is open.
+
+    A simulated device has other times with every change of its tools; its name tells them apart.
+    """
+    name = f"device-{setup.target.fingerprint}-{setup.target.threads}"
+    if setup.device == "local":
+        return name
+    return f"{name}-{setup.device if device is None else device.name}"
 
 
 def _file_name(arch: Arch) -> str:

@@ -18,7 +18,8 @@ def model_folder(setup: Setup) -> Path:
     """Where the model of this target, thread count, space, resolution and kernels is kept."""
     uses = space_workloads(setup.space, setup.resolution)
     kernels = library_digest(setup.library.kernel(use.workload) for use in uses)
-    name = f"{setup.target.fingerprint}-{setup.target.threads}-{kernels}"
+    device = "" if setup.device == "local" else f"{setup.device.split(':')[0]}-"
+    name = f"{device}{setup.target.fingerprint}-{setup.target.threads}-{kernels}"
     return setup.workspace / "models" / f"latency-{name}-{setup.space.code}-{setup.resolution}"
 
 

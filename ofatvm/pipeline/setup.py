@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
-from ofatvm.errors import MissingInputError, TargetError
+from ofatvm.errors import MissingInputError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
+from ofatvm.pipeline.device_choice import SIMULATED, choose_device
 from ofatvm.spaces import find_space
-from ofatvm.target import Target, parse_target
+from ofatvm.target import Target
 
 if TYPE_CHECKING:
     from ofatvm.compiler.kernels import KernelLibrary
@@ -48,6 +48,13 @@ class Setup:
     workspace: Path
     tuning_logs: Path
     executor: Executor
+    device: str = "local"
+    allow_network: bool = False
+
+    @property
+    def linked(self) -> bool:
+        """Whether the device runs linked libraries; a simulation links for itself."""
+        return self.device != SIMULATED
 
     @property
     def resolution(self) -> int:
@@ -68,7 +75,10 @@ class Setup:
         from ofatvm.compiler.kernels import KernelLibrary
 
         folder = self.workspace / "kernels"
-        return KernelLibrary(folder, self.target, self.unit, self.records.configs, self.executor)
+        configs = self.records.configs
+        return KernelLibrary(
+            folder, self.target, self.unit, configs, self.executor, linked=self.linked
+        )
 
     @cached_property
     def tables(self) -> SpaceTables:
@@ -82,23 +92,19 @@ class Setup:
         return {call.workload for arch in archs for call in kernel_calls(operator_graph(arch))}
 
 
-def resolve_target(text: str, threads: int | None = None) -> Target:
-    """The target of a --target value: `host`, or whatever `parse_target` reads."""
-    from ofatvm.compiler.isa import host_target, with_family, with_triple
+def resolve_target(
+    text: str, threads: int | None = None, on_event: Callable[[Event], None] = ignore
+) -> Target:
+    """The target of a --target value: `host`, a target string, JSON, a tag, a name or a file.
 
-    target = host_target() if text.strip() == "host" else with_triple(parse_target(text))
-    if threads is not None:
-        target = target.with_threads(threads)
-    return with_family(target)
+    What the text leaves out and was filled in is said as a notice.
+    """
+    from ofatvm.compiler.resolve import resolve
 
-
-def runs_here(target: Target) -> bool:
-    """Whether this machine's CPU can run code compiled for the target."""
-    from ofatvm.device.cpu_features import host_features, needed_features
-
-    if target.mtriple and target.mtriple.split("-")[0] != platform.machine():
-        return False
-    return host_features().issuperset(needed_features(target))
+    target = resolve(text)
+    if target.filled:
+        on_event(Notice("info", f"target {target.name}: {'; '.join(target.filled)}"))
+    return target if threads is None else target.with_threads(threads)
 
 
 @contextmanager
@@ -110,21 +116,27 @@ def prepare(
     workspace: Path,
     threads: int | None = None,
     tuning_logs: Path = TUNING_LOGS,
+    device: str = "auto",
+    allow_network: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> Iterator[Setup]:
-    """A Setup whose worker processes end with the block. Target and space are checked first."""
+    """A Setup whose worker processes end with the block.
+
+    Target, space and `device` (see `devices.choose_device`) are checked first.
+    """
     space = find_space(space_name)
     space = space.at(resolution if resolution is not None else space.resolutions[-1])
-    target = resolve_target(target_text, threads)
+    target = resolve_target(target_text, threads, on_event)
     from ofatvm.compiler.isa import vector_unit
 
     unit = vector_unit(target)
+    chosen = choose_device(device, target, allow_network=allow_network, on_event=on_event)
     with ProcessPoolExecutor(
         max_workers=len(os.sched_getaffinity(0)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
     ) as executor:
-        setup = Setup(target, unit, space, workspace, tuning_logs, executor)
+        setup = Setup(target, unit, space, workspace, tuning_logs, executor, chosen, allow_network)
         tell_about_records(setup, on_event)
         try:
             yield setup
@@ -136,21 +148,6 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it however it ends (Linux)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def require_local(setup: Setup) -> None:
-    """Raise unless the target's code runs on this machine, which is the only device so far."""
-    if not runs_here(setup.target):
-        raise TargetError(
-            f"code for {setup.target.name} does not run on this machine",
-            hint="`ofatvm describe` works for it; measuring and shipping need --target host",
-        )
-    cores = len(os.sched_getaffinity(0))
-    if setup.target.threads > cores:
-        raise TargetError(
-            f"{setup.target.threads} threads asked for, this machine has {cores} cores",
-            hint=f"give --threads {cores} or fewer",
-        )
 
 
 def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:

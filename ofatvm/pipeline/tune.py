@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ofatvm.events import Event, Notice, Progress, ignore
 from ofatvm.paths import data_dir
-from ofatvm.pipeline.setup import Setup, require_local
+from ofatvm.pipeline.devices import open_bench
+from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
@@ -46,7 +47,7 @@ def tune_space(
     Returns the summary, the lowest coverage of the space at these resolutions (0 to 1), and the
     number of records in TVM's files.
     """
-    require_local(setup)
+    bench = open_bench(setup, on_event=on_event)
     folder = tuning_folder(setup)
     uses: dict[str, WorkloadUse] = {}
     space = find_space(setup.space.name)  # the setup's is restricted to one resolution
@@ -89,6 +90,7 @@ def tune_space(
                     time_budget_s=time_budget_s,
                     seed=seed,
                     siblings=siblings,
+                    bench=bench,
                     on_event=listener,
                 )
             finally:

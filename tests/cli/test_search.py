@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ofatvm.pipeline import measure, search, setup, ship
+from ofatvm.pipeline import devices, search, setup, ship
 from ofatvm.predict import latency
 from ofatvm.spaces import find_space
 from ofatvm.supernet.folder import SupernetFolder
@@ -29,7 +29,7 @@ def pretend(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield pretend_setup(tmp_path, space.at(space.resolutions[-1]))
 
     @contextmanager
-    def local_device(*arguments: object) -> Iterator[PretendDevice]:
+    def open_device(*arguments: object, **options: object) -> Iterator[PretendDevice]:
         yield device
 
     def shipped(setup: object, arch: object, out: Path, **options: Any) -> Path:
@@ -56,7 +56,7 @@ def pretend(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ),
     )
     monkeypatch.setattr(setup, "prepare", prepare)
-    monkeypatch.setattr(measure, "local_device", local_device)
+    monkeypatch.setattr(devices, "open_device", open_device)
     monkeypatch.setattr(ship, "ship", shipped)
     monkeypatch.setattr(ship, "shipped_facts", facts)
     monkeypatch.setattr(latency, "FEATURE_PENALTIES", (300.0,))

@@ -16,11 +16,11 @@ from ofatvm.device.timing import Protocol
 from ofatvm.errors import MeasurementError, TargetError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted
 from ofatvm.pipeline import measure as module
+from ofatvm.pipeline.devices import open_device
 from ofatvm.pipeline.measure import (
     compile_space,
     kernel_times,
     latencies_ms,
-    local_device,
     measure,
     programs_for,
     require_some,
@@ -168,11 +168,11 @@ def test_programs_are_deleted_once_measured(setup: Setup, store: Store) -> None:
 @pytest.mark.usefixtures("own_lock")
 def test_the_reference_is_kept_from_the_start(bench: Setup, tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
-        killed = local_device(bench, store)
+        killed = open_device(bench, store)
         reference = killed.__enter__().reference_s
         assert reference is not None
         killed.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-        with local_device(bench, store) as device:
+        with open_device(bench, store) as device:
             assert device.reference_s == reference
 
 
@@ -186,6 +186,6 @@ def test_only_this_machines_code_is_measured_here(
     with (
         Store.open(tmp_path) as store,
         pytest.raises(TargetError),
-        local_device(other, store),
+        open_device(other, store),
     ):
         pass

@@ -1,0 +1,111 @@
+"""Simulate steps on a target's CPU: link, run under qemu with the plugin, cost what was counted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from ofatvm.compiler.llvm import triple
+from ofatvm.compiler.program import Step
+from ofatvm.device.simulator.cost import StepCost, step_costs
+from ofatvm.device.simulator.counts import read_counts
+from ofatvm.device.simulator.guest import link_guest
+from ofatvm.device.simulator.mca import BlockCosts
+from ofatvm.device.simulator.tools import WAYS_ON, Tools, find_tools
+from ofatvm.errors import DeviceError, MeasurementError
+from ofatvm.machine import Machine
+from ofatvm.target import Target
+
+PASSES = 2
+"""The caches are empty in the first; the second is what counts."""
+TIMEOUT_S = 300.0
+_SOURCES = ("cost", "counts", "guest", "mca", "mix", "simulate")
+
+
+def machine_of_target(target: Target) -> Machine:
+    """The target's machine; DeviceError if its description has none."""
+    if target.machine is None:
+        raise DeviceError(
+            f"the simulated device knows nothing of the caches and the clock of {target.name}",
+            hint="use a target file with a [machine] table, as targets/raspberry-pi-4.toml, or a "
+            "board: --device rpc://HOST:PORT/KEY",
+        )
+    return target.machine
+
+
+def simulator_digest(target: Target, folder: Path) -> str:
+    """12 hex digits over all that simulated latencies depend on beside the code that is run."""
+    machine = machine_of_target(target)
+    tools = find_tools(triple(target), machine.model, folder)
+    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in _SOURCES]
+    text = f"{tools.version} {machine} {target.threads} {target.fingerprint}".encode()
+    return hashlib.sha256(b"".join([text, *sources])).hexdigest()[:12]
+
+
+def simulate(
+    target: Target,
+    steps: Sequence[Step],
+    sizes: Sequence[int],
+    objects: Iterable[Path],
+    folder: Path,
+) -> list[StepCost]:
+    """What each step costs on the target, when all have run once before.
+
+    `sizes` are the float32 numbers of input, weights, workspace and output. `folder` keeps what
+    simulations have in common. Raises MeasurementError if the code crashes or hangs under qemu.
+    """
+    machine = machine_of_target(target)
+    tools, costing = _prepared(triple(target), machine.model, folder)
+    with tempfile.TemporaryDirectory(prefix="ofatvm-simulated-") as name:
+        program, counts = Path(name) / "guest", Path(name) / "counts"
+        link_guest(tools, target, steps, sizes, objects, program, passes=PASSES)
+        _run(tools, machine, target.threads, program, counts)
+        return step_costs(read_counts(counts), costing, machine)
+
+
+@lru_cache(maxsize=4)
+def _prepared(triple: str, model: str, folder: Path) -> tuple[Tools, BlockCosts]:
+    tools = find_tools(triple, model, folder)
+    return tools, BlockCosts(tools, triple, model, folder)
+
+
+def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path) -> None:
+    levels = [
+        f"level={cache.size_kib * 1024}:{cache.ways}:{int(cache.shared)}"
+        for cache in machine.caches
+    ]
+    plugin = ",".join(
+        [
+            str(tools.plugin),
+            f"out={counts}",
+            f"cores={cores}",
+            f"line={machine.line_bytes}",
+            *levels,
+        ]
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU_")}
+    try:
+        done = subprocess.run(
+            [str(tools.qemu), "-cpu", "max", "-plugin", plugin, str(program)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(f"it ran longer than {TIMEOUT_S:.0f} s under qemu") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        said = lines[-1][:160] if lines else ""
+        if "plugin" in said:
+            raise DeviceError(f"qemu does not take the plugin: {said}", hint=WAYS_ON)
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        raise MeasurementError(f"it ended with {how} under qemu: {said}")

@@ -1,0 +1,164 @@
+"""The programs a simulation needs, and what is made of ours with them once and kept.
+
+qemu-user runs the target's code, llvm-mca and llvm-mc know its instructions, the system's C
+compiler makes the plugin, and ziglang the guest program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+
+from ofatvm.elf import machine_of
+from ofatvm.errors import CompileError, DeviceError, MissingInputError
+
+# What qemu and zig call the machines of `elf.MACHINES`.
+_QEMU = {"i686": "i386"}
+_ZIG = {
+    "x86_64": "x86_64-linux-musl",
+    "aarch64": "aarch64-linux-musl",
+    "arm": "arm-linux-musleabihf",
+    "riscv64": "riscv64-linux-musl",
+}
+_LLVM_VERSIONS = range(14, 40)
+WAYS_ON = "apt-get install qemu-user llvm, or measure on a board: --device rpc://HOST:PORT/KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Paths of what simulates one machine, and `version`, which all results depend on."""
+
+    qemu: Path
+    mca: Path
+    mc: Path
+    plugin: Path
+    guest: Path
+    version: str
+
+
+def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
+    """The tools for a triple and a CPU of LLVM's; plugin and guest are made if they are not there.
+
+    Raises DeviceError if qemu or llvm-mca is missing or does not know the CPU, MissingInputError
+    if there is no compiler.
+    """
+    machine = machine_of(triple)
+    name = f"qemu-{_QEMU.get(machine, machine)}"
+    qemu = shutil.which(name) or shutil.which(f"{name}-static")
+    if qemu is None:
+        raise DeviceError(
+            f"the simulated device needs {name}, which is not installed", hint=WAYS_ON
+        )
+    mca, mc = _llvm(triple, cpu)
+    plugin, guest = _plugin(cache_dir), _guest(machine, cache_dir)
+    parts = [_version(qemu), _version(str(mca)), plugin.name, guest.name]
+    return Tools(Path(qemu), mca, mc, plugin, guest, "; ".join(parts))
+
+
+def lld() -> list[str]:
+    """The words that start the linker of ziglang."""
+    return [*_zig(), "ld.lld"]
+
+
+def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
+    """What a tool prints; CompileError with its last line if it fails."""
+    done = subprocess.run(
+        [str(word) for word in words], input=given, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise CompileError(f"{what} failed: {lines[-1][:200] if lines else done.returncode}")
+    return done.stdout
+
+
+def _llvm(triple: str, cpu: str) -> tuple[Path, Path]:
+    """llvm-mca and llvm-mc of the newest LLVM here that has a scheduling model of the CPU.
+
+    Models get better with time: LLVM 14 still gives Zen 3 half of its multiply-adds a cycle.
+    """
+    found = False
+    for suffix in (*(f"-{version}" for version in reversed(_LLVM_VERSIONS)), ""):
+        mca, mc = shutil.which(f"llvm-mca{suffix}"), shutil.which(f"llvm-mc{suffix}")
+        if mca and mc:
+            found = True
+            if cpu in _cpus(mca, triple):
+                return Path(mca), Path(mc)
+    if not found:
+        raise DeviceError(
+            "the simulated device needs llvm-mca, which is not installed", hint=WAYS_ON
+        )
+    raise DeviceError(
+        f"no llvm-mca here knows the CPU {cpu[:60]!r}",
+        hint="install a newer LLVM, as apt-get install llvm-19, or name another scheduling model",
+    )
+
+
+@cache
+def _cpus(mca: str, triple: str) -> frozenset[str]:
+    words = [mca, f"-mtriple={triple}", "-mcpu=help"]
+    done = subprocess.run(words, input="", capture_output=True, text=True, check=False)
+    return frozenset(re.findall(r"^\s+(\S+)\s+- Select", done.stderr + done.stdout, re.MULTILINE))
+
+
+@cache
+def _version(program: str) -> str:
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
+    return f"{Path(program).name} {match.group() if match else '?'}"
+
+
+def _plugin(cache_dir: Path) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    source = resources.files(__package__).joinpath("plugin.c").read_text(encoding="utf-8")
+    flags = ["-std=c11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
+    if compiler is None:
+        raise MissingInputError("no C compiler for qemu's plugin", hint="apt-get install gcc")
+    return _made(cache_dir, "plugin", ".so", source, [compiler, *flags])
+
+
+def _guest(machine: str, cache_dir: Path) -> Path:
+    source = resources.files(__package__).joinpath("guest.c").read_text(encoding="utf-8")
+    if machine not in _ZIG:
+        raise DeviceError(
+            f"the simulated device does not know {machine}", hint=f"it knows {', '.join(_ZIG)}"
+        )
+    flags = ["-std=c11", "-O2", "-ffreestanding", "-fno-builtin", "-fno-stack-protector"]
+    flags += ["-g0", "-fno-sanitize=undefined", "-target", _ZIG[machine], "-c"]
+    return _made(cache_dir, f"guest-{machine}", ".o", source, [*_zig(), "cc", *flags])
+
+
+def _zig() -> list[str]:
+    try:
+        metadata.version("ziglang")
+    except metadata.PackageNotFoundError:
+        raise MissingInputError(
+            "ziglang is not installed", hint="pip install ziglang, or make setup"
+        ) from None
+    return [sys.executable, "-m", "ziglang"]
+
+
+def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequence[str]) -> Path:
+    """What the compiler makes of a source, named by both; made once, replaced whole."""
+    text = "\n".join([source, *compiler[1:]])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path = cache_dir / f"{name}-{digest}{suffix}"
+    if path.is_file():
+        return path
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".making-") as folder:
+        given = Path(folder) / f"{name}.c"
+        given.write_text(source, encoding="utf-8")
+        built = Path(folder) / f"built{suffix}"
+        run([*compiler, given, "-o", built], f"compiling {name}.c")
+        os.replace(built, path)
+    return path

@@ -1,0 +1,72 @@
+"""Which device runs a target's code: this machine, a board, or the simulated one."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+
+from ofatvm.errors import TargetError, UsageError
+from ofatvm.events import Event, Notice, ignore
+from ofatvm.target import Target
+
+AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
+
+
+def choose_device(
+    text: str,
+    target: Target,
+    *,
+    allow_network: bool = False,
+    on_event: Callable[[Event], None] = ignore,
+) -> str:
+    """The device that a --device value means for a target, in its full spelling.
+
+    `auto` is this machine where its CPU runs the target's code, else the simulated device, which is
+    said. Raises UsageError for what is no device, and TargetError for this machine if it does not
+    run the code.
+    """
+    if text.startswith(RPC):
+        from ofatvm.device.rpc_address import parse_address
+
+        return str(parse_address(text, allow_network=allow_network))
+    if text == AUTO:
+        if target.kind == "llvm" and runs_here(target):
+            return LOCAL
+        on_event(
+            Notice(
+                "info", f"this machine does not run code for {target.name}: latencies are simulated"
+            )
+        )
+        return SIMULATED
+    if text == LOCAL:
+        require_local(target)
+    elif text != SIMULATED:
+        raise UsageError(
+            f"no device {text[:60]!r}", hint="it is auto, local, simulated or rpc://HOST:PORT/KEY"
+        )
+    return text
+
+
+def require_local(target: Target) -> None:
+    """Raise TargetError unless the target's code runs on this machine, with all its threads."""
+    if not runs_here(target):
+        raise TargetError(
+            f"code for {target.name} does not run on this machine",
+            hint="give --device simulated, or a board: --device rpc://HOST:PORT/KEY",
+        )
+    cores = len(os.sched_getaffinity(0))
+    if target.threads > cores:
+        raise TargetError(
+            f"{target.threads} threads asked for, this machine has {cores} cores",
+            hint=f"give --threads {cores} or fewer",
+        )
+
+
+def runs_here(target: Target) -> bool:
+    """Whether this machine's CPU can run code compiled for the target."""
+    from ofatvm.device.cpu_features import host_features, needed_features
+
+    if target.mtriple and target.mtriple.split("-")[0] != platform.machine():
+        return False
+    return host_features().issuperset(needed_features(target))

@@ -1,0 +1,124 @@
+"""Which device a target's code runs on, opened with what the workspace knows of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ofatvm.compiler.kernels import library_digest
+from ofatvm.compiler.relax import Program
+from ofatvm.device.base import Device
+from ofatvm.device.local import LocalDevice
+from ofatvm.events import Event, ignore
+from ofatvm.pipeline.device_choice import LOCAL, SIMULATED, require_local
+from ofatvm.pipeline.measure import device_state, programs_for
+from ofatvm.pipeline.setup import CALIBRATION, Setup
+from ofatvm.store import Store
+
+if TYPE_CHECKING:
+    from ofatvm.device.rpc import RpcDevice
+    from ofatvm.tuning.workers import Bench
+
+
+@contextmanager
+def open_device(
+    setup: Setup, store: Store, *, on_event: Callable[[Event], None] = ignore
+) -> Iterator[Device]:
+    """The setup's device, ready to measure.
+
+    Reference times of devices that need them are taken once per target and thread count, and kept
+    before anything is measured by them, so that latencies of different days and of interrupted runs
+    can be compared.
+    """
+    if setup.device == SIMULATED:
+        from ofatvm.device.simulated import SimulatedDevice
+
+        with SimulatedDevice(setup.target, setup.workspace / "simulator") as simulated:
+            yield simulated
+        return
+    kernels = setup.library.require(CALIBRATION)
+    calibration = [kernels[workload] for workload in CALIBRATION]
+    yardstick = yardstick_program(setup)
+    run = device_state(setup)
+    keys = [
+        f"reference-{library_digest(kernels.values())}",
+        f"yardstick-{setup.resolution}-{library_digest(yardstick.kernels)}",
+    ]
+    references = [store.get_state(run, key) for key in keys]
+    device: LocalDevice | RpcDevice
+    if setup.device == LOCAL:
+        require_local(setup.target)
+        device = LocalDevice(
+            setup.target.threads,
+            calibration,
+            references[0],
+            yardstick=yardstick,
+            yardstick_s=references[1],
+        )
+    else:
+        from ofatvm.device.rpc import RpcDevice
+        from ofatvm.device.rpc_address import parse_address
+
+        device = RpcDevice(
+            parse_address(setup.device, allow_network=setup.allow_network),
+            setup.target.threads,
+            calibration,
+            references[0],
+            yardstick=yardstick,
+            yardstick_s=references[1],
+            allow_network=setup.allow_network,
+            on_event=on_event,
+        )
+    with device:
+        for key, held, take in zip(
+            keys, references, (device.reference, device.visit_reference), strict=True
+        ):
+            if held is None:
+                store.put_state(run, key, take())
+        yield device
+
+
+def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> Bench:
+    """What times tuning candidates on the setup's device; not entered yet."""
+    if setup.device == SIMULATED:
+        from ofatvm.tuning.simulated_bench import SimulatedBench
+
+        return SimulatedBench(setup.target, setup.workspace / "simulator")
+    builders = len(os.sched_getaffinity(0))
+    if setup.device == LOCAL:
+        from ofatvm.tuning.workers import Workers
+
+        require_local(setup.target)
+        return Workers(setup.target, setup.unit, builders=builders)
+    from ofatvm.device.rpc_address import parse_address
+    from ofatvm.tuning.rpc_bench import RpcBench
+
+    return RpcBench(
+        setup.target,
+        setup.unit,
+        parse_address(setup.device, allow_network=setup.allow_network),
+        builders=builders,
+        allow_network=setup.allow_network,
+        on_event=on_event,
+    )
+
+
+def yardstick_program(setup: Setup) -> Program:
+    """A network of middling size, the same for every run: what visits are normalised by.
+
+    Neighbours on a shared machine slow memory and caches more than arithmetic, so that only
+    something with a network's mix of both tells by how much.
+    """
+    space = setup.space
+    middle = {
+        name: choices[len(choices) // 2]
+        for name, choices in (
+            ("kernel", space.kernels),
+            ("expand", space.expands),
+            ("depth", space.depths),
+        )
+    }
+    arch = space.uniform(**middle, resolution=setup.resolution)
+    return programs_for(setup, [arch], folder=setup.workspace / "kernels" / "yardsticks")[0]
