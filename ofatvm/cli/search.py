@@ -1,4 +1,4 @@
-"""`ofatvm search`: from a target to a measured front, a pick and its bundle."""
+"""`ofatvm search`: from a target to a front, a pick and its bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MARK = Column("mark", "", left=True)
 COLUMNS = (
-    Column("latency", "ms measured", lambda value: f"{value:.4g}"),
     Column("interval", "95 % interval"),
     Column("p90", "p90", lambda value: f"{value:.4g}"),
     Column("macs", "M MACs", lambda value: f"{value / 1e6:.3g}"),
@@ -32,7 +31,9 @@ COLUMNS = (
 
 @click.command("search", help="Find, verify and ship the best network for a target.")
 @target_options
-@click.option("--latency-ms", type=LATENCY_MS, help="Measured median latency at most.")
+@click.option(
+    "--latency-ms", type=LATENCY_MS, help="Latency at most, measured or simulated."
+)
 @click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
@@ -187,6 +188,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
     ]
     pick = data["pick"]
     accuracy = Column("accuracy", f"top-1 % {pick['accuracy_kind']}", lambda value: f"{value:.2f}")
+    latency = Column("latency", f"ms {pick['latency_kind']}", lambda value: f"{value:.4g}")
     count = pick["accuracy_images"]
     images = "" if count is None else f" on {count} held-out images"
     facts = {
@@ -201,4 +203,4 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         **next_steps(data["bundle"]),
     }
     known = {name: value for name, value in facts.items() if value is not None}
-    return f"{table(rows, (MARK, accuracy, *COLUMNS), width)}\n\n{pairs(known)}"
+    return f"{table(rows, (MARK, accuracy, latency, *COLUMNS), width)}\n\n{pairs(known)}"

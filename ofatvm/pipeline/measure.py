@@ -137,7 +137,8 @@ def measure(
     todo = [arch for arch in distinct if arch not in found]
     if todo:
         started = monotonic()
-        on_event(StageStarted("measure", len(todo), f"{source}: {len(todo)} subnets"))
+        stage = "measure" if device.kind == "measured" else "simulate"
+        on_event(StageStarted(stage, len(todo), f"{source}: {len(todo)} subnets"))
         for start in range(0, len(todo), GROUP):
             group = todo[start : start + GROUP]
             programs = programs_for(setup, group)
@@ -149,8 +150,8 @@ def measure(
                 store.add_measurement(measurement)
                 found[arch] = measurement
                 program.path.unlink(missing_ok=True)
-            on_event(Progress("measure", min(start + GROUP, len(todo)), len(todo), _fastest(found)))
-        on_event(StageFinished("measure", f"{len(todo)} subnets", monotonic() - started))
+            on_event(Progress(stage, min(start + GROUP, len(todo)), len(todo), _fastest(found)))
+        on_event(StageFinished(stage, f"{len(todo)} subnets", monotonic() - started))
     return [found[arch] for arch in archs]
 
 

@@ -221,7 +221,7 @@ def search(
         result = run.evolve(model, rounds)
         _, costs = run.measured_front()
         volume = hypervolume_2d(costs, corner)
-        on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated)))
+        on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated, device.kind)))
         if volume < best_volume * (1 + config.settled):
             break
         best_volume = max(best_volume, volume)
@@ -348,13 +348,14 @@ def _raise_infeasible(run: _Search, points: Sequence[Point]) -> None:
     nearest = points[int(np.argmin(violation))]
     raise InfeasibleBudgetError(
         f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
-        f"{run.setup.target.threads} threads; the best achievable measured "
+        f"{run.setup.target.threads} threads; the best achievable {nearest.measurement.kind} "
         f"{nearest.latency_ms:.3g} ms at {nearest.accuracy_percent:.2f} % "
         f"{nearest.top1.kind} top-1",
         hint=f"it is {nearest.arch.encode()}; relax a limit",
         best={
             "arch": nearest.arch.encode(),
-            "measured_latency_ms": nearest.latency_ms,
+            "latency_ms": nearest.latency_ms,
+            "latency_kind": nearest.measurement.kind,
             "accuracy_percent": nearest.accuracy_percent,
             "accuracy_kind": nearest.top1.kind,
             "predicted_accuracy_percent": nearest.top1.predicted_percent,
@@ -362,10 +363,12 @@ def _raise_infeasible(run: _Search, points: Sequence[Point]) -> None:
     )
 
 
-def _round_line(number: int, costs: np.ndarray, model: LatencyModel, evaluated: int) -> str:
+def _round_line(
+    number: int, costs: np.ndarray, model: LatencyModel, evaluated: int, kind: str
+) -> str:
     report = model.report
     return (
-        f"round {number}: measured front of {len(costs)}, {costs[0, 0]:.3g} to {costs[-1, 0]:.3g} "
+        f"round {number}: {kind} front of {len(costs)}, {costs[0, 0]:.3g} to {costs[-1, 0]:.3g} "
         f"ms, {-costs[0, 1]:.2f} to {-costs[-1, 1]:.2f} % predicted; model error "
         f"{report.mape_percent:.1f} % out of fold; {evaluated} candidates so far"
     )

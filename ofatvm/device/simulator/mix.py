@@ -7,7 +7,8 @@ import re
 CLASSES = ("multiply-add", "float", "load", "store", "branch", "other")
 _X86_BRANCH = re.compile(r"j[a-z]+|call\w*|ret\w*")
 _X86_FLOAT = re.compile(r"v?(add|sub|mul|div|max|min|cmp\w*|and|or|xor|sqrt|round)[ps][sd]\b")
-_ARM_BRANCH = re.compile(r"(b|bl|br|blr|bx|blx|ret|cbz|cbnz|tbz|tbnz|b\.?\w{2})$")
+_CONDITION = "eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le"
+_ARM_BRANCH = re.compile(rf"(b|bl|br|blr|bx|blx|ret|cbz|cbnz|tbz|tbnz|b\.?({_CONDITION}))$")
 _LOAD = re.compile(r"v?ld(r|p|ur|n|m)?\w*$|vldr|vldm|fl[wdh]$|l[bhwd]u?$|pop")
 _STORE = re.compile(r"v?st(r|p|ur|n|m)?\w*$|vstr|vstm|fs[wdh]$|s[bhwd]$|push")
 _FLOAT = re.compile(r"v?f(add|sub|mul|div|max|min|maxnm|minnm|cm|abs|neg|n?mul|sqrt)\w*(\.\w+)?$")

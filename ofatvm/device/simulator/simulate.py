@@ -91,7 +91,7 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU_")}
     try:
         done = subprocess.run(
-            [str(tools.qemu), "-cpu", "max", "-plugin", plugin, str(program)],
+            [str(tools.qemu), "-cpu", tools.widest_cpu, "-plugin", plugin, str(program)],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

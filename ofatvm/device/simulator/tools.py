@@ -36,7 +36,10 @@ WAYS_ON = "apt-get install qemu-user llvm, or measure on a board: --device rpc:/
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Paths of what simulates one machine, and `version`, which all results depend on."""
+    """Paths of what simulates one machine, and `version`, which all results depend on.
+
+    `widest_cpu` is qemu's name of the CPU that has every instruction it knows.
+    """
 
     qemu: Path
     mca: Path
@@ -44,6 +47,7 @@ class Tools:
     plugin: Path
     guest: Path
     version: str
+    widest_cpu: str
 
 
 def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
@@ -62,7 +66,8 @@ def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
     mca, mc = _llvm(triple, cpu)
     plugin, guest = _plugin(cache_dir), _guest(machine, cache_dir)
     parts = [_version(qemu), _version(str(mca)), plugin.name, guest.name]
-    return Tools(Path(qemu), mca, mc, plugin, guest, "; ".join(parts))
+    widest = "rv64" if machine == "riscv64" else "max"
+    return Tools(Path(qemu), mca, mc, plugin, guest, "; ".join(parts), widest)
 
 
 def lld() -> list[str]:

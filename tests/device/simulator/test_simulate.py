@@ -1,0 +1,136 @@
+"""Simulations for real: qemu, llvm-mca, the plugin and the guest program."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ofatvm.compiler.kernels import kernel_step
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.program import Step
+from ofatvm.compiler.schedule import ScheduleConfig
+from ofatvm.device.simulator import tools
+from ofatvm.device.simulator.jobs import CANDIDATE, Simulations, simulate_candidate
+from ofatvm.device.simulator.simulate import simulate
+from ofatvm.errors import DeviceError, MeasurementError
+from ofatvm.machine import Cache, Machine
+from ofatvm.target import Target
+
+MACHINE = Machine(
+    model="cortex-a72",
+    clock_ghz=1.5,
+    caches=(Cache(32, 2, 4.0), Cache(1024, 16, 21.0, shared=True)),
+    memory_ns=150.0,
+    memory_gb_per_s=4.0,
+    misses_in_flight=6,
+)
+A72 = Target(
+    name="cortex-a72", mtriple="aarch64-linux-gnu", mcpu="cortex-a72", num_cores=1, machine=MACHINE
+)
+POINTWISE = Workload("pointwise", (8, 8, 32), (8, 8, 64), activation="relu")
+GOOD = ScheduleConfig(rows=2, columns=4, groups=2, lanes=4)
+POOR = ScheduleConfig(rows=1, columns=1, groups=1, lanes=4)
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(
+        not (shutil.which("qemu-aarch64") and shutil.which("llvm-mca")),
+        reason="needs qemu-user and llvm: apt-get install qemu-user llvm",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("simulator")
+
+
+def test_every_multiply_add_is_counted(folder: Path) -> None:
+    [cost] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
+    assert cost.mix["multiply-add"] == POINTWISE.macs / 4, "four lanes each"
+    # Not faster than one vector multiply-add a cycle, and within reach of that.
+    assert POINTWISE.macs / 4 <= cost.cycles < 3 * POINTWISE.macs / 4
+
+
+def test_schedules_differ_and_repeat_to_the_last_digit(folder: Path, tmp_path: Path) -> None:
+    [good] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
+    [poor] = simulate_candidate((POINTWISE, POOR), A72, str(folder))
+    assert poor.cycles > 1.5 * good.cycles
+    assert simulate_candidate((POINTWISE, GOOD), A72, str(tmp_path)) == [good]
+
+
+def test_threads_share_the_work(folder: Path) -> None:
+    four = replace(A72, num_cores=4, threads=4)
+    [alone] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
+    [shared] = simulate_candidate((POINTWISE, GOOD), four, str(folder))
+    assert shared.mix["multiply-add"] == alone.mix["multiply-add"]
+    assert alone.cycles / 4 <= shared.cycles < alone.cycles / 2
+
+
+def test_a_smaller_cache_costs_more(folder: Path) -> None:
+    tiny = replace(MACHINE, caches=(Cache(1, 1, 4.0), MACHINE.caches[1]))
+    [large] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
+    [small] = simulate_candidate((POINTWISE, GOOD), replace(A72, machine=tiny), str(folder))
+    assert small.compute_cycles == large.compute_cycles
+    assert small.memory_cycles > 2 * large.memory_cycles
+
+
+def test_code_that_crashes_is_the_codes_fault(folder: Path, tmp_path: Path) -> None:
+    from ofatvm.compiler.llvm import compile_ir
+
+    crash = tmp_path / "crash.o"
+    text = f"define void @{CANDIDATE}(i32 %a, i32 %b, ptr %p) {{\n"
+    text += "  store i32 1, ptr inttoptr (i64 8 to ptr)\n  ret void\n}"
+    compile_ir(text, A72, crash)
+    with pytest.raises(MeasurementError, match="under qemu"):
+        simulate(A72, [Step(CANDIDATE, False, (("x", 0),))], (1, 1, 1, 1), [crash], folder)
+
+
+def test_what_was_simulated_is_not_simulated_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Simulations(A72, folder) as first:
+        [(costs, error)] = first.candidates([(POINTWISE, GOOD)])
+    assert not error
+    monkeypatch.setattr("ofatvm.device.simulator.jobs.child_pool", None)
+    with Simulations(A72, folder) as second:
+        assert second.candidates([(POINTWISE, GOOD)]) == [(costs, "")]
+    faster = replace(A72, machine=replace(MACHINE, clock_ghz=1.8))
+    assert Simulations(faster, folder).digest != second.digest, "another clock, another result"
+
+
+def test_missing_tools_say_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.shutil, "which", lambda name: None)
+    with pytest.raises(DeviceError, match="qemu-aarch64") as caught:
+        Simulations(A72, folder)
+    assert "apt-get install qemu-user llvm" in caught.value.hint
+    assert "rpc://" in caught.value.hint
+
+
+def test_an_unknown_cpu_is_named(folder: Path) -> None:
+    strange = replace(MACHINE, model="cortex-a999")
+    with pytest.raises(DeviceError, match="cortex-a999"):
+        Simulations(replace(A72, machine=strange), folder)
+    with pytest.raises(DeviceError, match="caches and the clock"):
+        Simulations(replace(A72, machine=None), folder)
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "options"),
+    [
+        ("x86_64-linux-gnu", "x86-64-v2", {"model": "btver2"}),
+        ("riscv64-linux-gnu", "sifive-u74", {"model": "sifive-u74"}),
+    ],
+)
+def test_other_machines(folder: Path, triple: str, cpu: str, options: dict[str, str]) -> None:
+    name = f"qemu-{triple.split('-')[0]}"
+    if not shutil.which(name):
+        pytest.skip(f"needs {name}")
+    target = Target(name=cpu, mtriple=triple, mcpu=cpu, machine=replace(MACHINE, **options))
+    config = ScheduleConfig(rows=1, columns=2, groups=1, lanes=4)
+    [cost] = simulate_candidate((POINTWISE, config), target, str(folder))
+    assert cost.cycles > POINTWISE.macs / 8
+    assert kernel_step(POINTWISE, config, CANDIDATE).symbol == CANDIDATE
