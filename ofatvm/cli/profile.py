@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +12,10 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
 from ofatvm.cli.space_options import device_options, read_source, target_options
-from ofatvm.errors import ArchError
+from ofatvm.errors import ArchError, UsageError
+
+if TYPE_CHECKING:
+    from ofatvm.target import Target
 
 COLUMNS = (
     Column("latency_ms", "ms", lambda value: f"{value:.4g}"),
@@ -21,6 +25,18 @@ COLUMNS = (
     Column("visits", "visits"),
     Column("note", "note", left=True),
     Column("arch", "architecture", left=True),
+)
+
+
+KERNELS = (
+    Column("ms", "ms simulated", lambda value: f"{value:.4f}"),
+    Column("share", "share", lambda value: f"{value:.1%}"),
+    Column("memory", "cache misses", lambda value: f"{value:.0%}"),
+    Column("instructions", "k instr.", lambda value: f"{value / 1e3:.1f}"),
+    Column("fma", "mul-add", lambda value: f"{value:.0%}"),
+    Column("load", "loads", lambda value: f"{value:.0%}"),
+    Column("store", "stores", lambda value: f"{value:.0%}"),
+    Column("kernel", "kernel", left=True),
 )
 
 
@@ -37,6 +53,7 @@ COLUMNS = (
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--final", "final", is_flag=True, help="Measure by the full protocol: 5 processes.")
 @click.option("--fresh", is_flag=True, help="Measure anew what was measured before.")
+@click.option("--kernels", is_flag=True, help="Show each kernel call; simulated devices only.")
 @target_options
 @device_options
 @common_options
@@ -48,6 +65,7 @@ def command(
     seed: int,
     final: bool,
     fresh: bool,
+    kernels: bool,
     target_text: str,
     threads: int | None,
     supernet_name: str | None,
@@ -60,7 +78,10 @@ def command(
     """Measure and list."""
     import numpy as np
 
+    from ofatvm.device.simulated import SimulatedDevice
     from ofatvm.device.timing import FINAL, SAMPLE
+    from ofatvm.pipeline.breakdown import breakdown
+    from ofatvm.pipeline.device_choice import SIMULATED
     from ofatvm.pipeline.devices import open_device
     from ofatvm.pipeline.measure import measure, require_some
     from ofatvm.pipeline.setup import prepare
@@ -85,7 +106,15 @@ def command(
     ):
         rng = np.random.default_rng(seed)
         chosen = given or setup.space.from_rows(setup.space.sample_rows(rng, count))
+        if kernels and setup.device != SIMULATED:
+            raise UsageError(
+                "--kernels shows what was counted in a simulation",
+                hint="add --device simulated",
+            )
         with open_device(setup, store, on_event=run.on_event) as opened:
+            if kernels:
+                assert isinstance(opened, SimulatedDevice)
+                return _kernels(setup.target, breakdown(setup, opened, chosen))
             found = measure(
                 setup,
                 store,
@@ -109,3 +138,19 @@ def command(
     shown = [{**asdict(m), "target_name": target.name} for m in found]
     data = {"target": target.name, "threads": target.threads, "measurements": shown}
     return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)
+
+
+def _kernels(target: Target, rows: list[dict[str, Any]]) -> Result:
+    """Each kernel call, and what its time and its instructions are made of."""
+    shown = [
+        {
+            **row,
+            "memory": row["memory_ms"] / row["ms"],
+            "fma": row["mix"].get("multiply-add", 0) / row["instructions"],
+            "load": row["mix"].get("load", 0) / row["instructions"],
+            "store": row["mix"].get("store", 0) / row["instructions"],
+        }
+        for row in rows
+    ]
+    data = {"target": target.name, "threads": target.threads, "kind": "simulated", "kernels": rows}
+    return Result(data, lambda width: table(shown, KERNELS, width), lines=rows)
