@@ -1,4 +1,4 @@
-"""What LLVM knows of a target: whether the CPU exists, its vector unit, and this machine's CPU."""
+"""What LLVM knows of a target: whether it exists, its vector unit, and this machine's CPU."""
 
 from __future__ import annotations
 
@@ -6,25 +6,47 @@ import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ofatvm.compiler.space import VectorUnit
+from ofatvm.compiler.triple import Triple, parse_triple
 from ofatvm.errors import TargetError
 from ofatvm.target import Target
+from ofatvm.target_text import nearest
 
 if TYPE_CHECKING:
     import tvm.target
 
-# First words of triples that LLVM takes; it ends the process on many a word that is not of these.
-_ARCHITECTURES = (
-    *("x86_64", "i686", "aarch64", "arm64", "arm", "armv7", "armv7a", "armv7l", "armv8l"),
-    *("riscv64", "riscv32"),
-)
 _LEVELS = {
     "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
     "x86-64-v3": ("avx2", "fma", "bmi2", "f16c"),
 }
+# What float32 code for Linux cannot do without. LLVM ends the process where some are missing.
+_NEEDED = {
+    "x86_64": ("64bit", "64bit-mode", "sse2"),
+    "aarch64": ("fp-armv8", "neon"),
+    "arm": ("v6", "vfp2sp"),
+    "riscv64": ("64bit", "m", "a", "f", "d"),
+}
+_REFUSED = {"arm": ("mclass", "noarm", "rclass", "soft-float", "thumb-mode"), "riscv64": ("32bit",)}
+# LLVM ends the process on many pairs of RISC-V extensions. On these it does not.
+_RISCV = frozenset(
+    (
+        *("a", "c", "d", "f", "m", "v", "zba", "zbb", "zbc", "zbs", "zfh", "zfhmin", "zicond"),
+        *("zicbop", "zicsr", "zifencei", "zve32f", "zve64d", "zvfh", "zvfhmin", "zvl128b"),
+        *("zvl256b", "zvl512b", "zvl1024b", "unaligned-scalar-mem", "unaligned-vector-mem"),
+    )
+)
+# Every architecture that LLVM is asked about, in the order in which a CPU's name is looked up.
+TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu", "armv7-linux-gnueabihf")
+_GPU = (
+    *("50", "52", "53", "60", "61", "62", "70", "72", "75", "80", "86", "87", "88", "89", "90"),
+    *("90a", "100", "100a", "100f", "101", "101a", "103", "103a", "103f", "110", "110a", "110f"),
+    *("120", "120a", "120f", "121", "121a", "121f"),
+)
+GPU_ARCHITECTURES = tuple(f"sm_{number}" for number in _GPU)
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
@@ -38,90 +60,174 @@ def tvm_target(target: Target) -> tvm.target.Target:
         raise TargetError(f"TVM refuses target {target.name}: {_first_line(error)}") from None
 
 
-def with_triple(target: Target) -> Target:
-    """Fill in the triple of a CPU that only another architecture has, such as cortex-a72."""
+def native_triple() -> str:
+    """The triple that TVM uses where a target names none."""
+    from tvm.target import codegen
+
+    return str(codegen.llvm_get_system_triple())
+
+
+def triple_of(target: Target) -> Triple:
+    """The target's triple, or this machine's."""
+    return parse_triple(target.mtriple or native_triple())
+
+
+def triples_of_cpu(mcpu: str) -> tuple[str, ...]:
+    """The architectures that have a CPU of that name and can run Linux, this machine's first."""
+    native = str(parse_triple(native_triple()))
+    order = sorted(TRIPLES, key=lambda triple: triple != native)
+    return tuple(
+        triple
+        for triple in order
+        if mcpu in cpus_of(triple) and not _lacks(triple, features_of(triple, mcpu))
+    )
+
+
+@cache
+def cpus_of(triple: str) -> tuple[str, ...]:
+    """The CPUs that LLVM knows for a triple of `parse_triple`."""
     import tvm
     from tvm.target import codegen
 
-    if target.kind != "llvm" or target.mtriple or not target.mcpu:
-        return target
-    for triple in ("", "aarch64-linux-gnu", "riscv64-linux-gnu"):
-        base = {"kind": "llvm", **({"mtriple": triple} if triple else {})}
-        if target.mcpu in codegen.llvm_get_cpu_archlist(tvm.target.Target(base)):
-            return replace(target, mtriple=triple)
-    return target
+    base = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    return tuple(str(name) for name in codegen.llvm_get_cpu_archlist(base))
 
 
-def with_family(target: Target) -> Target:
-    """Fill in the families of an x86 CPU: the common levels that it does, widest first.
+@cache
+def features_of(triple: str, mcpu: str, mattr: tuple[str, ...] = ()) -> frozenset[str]:
+    """What LLVM switches on for a CPU it knows, and attributes that some CPU has."""
+    import tvm
+    from tvm.target import codegen
 
-    TargetError if LLVM does not know the target.
-    """
-    built = tvm_target(target)
-    if target.family:
-        return target
-    levels = (level for level, needed in _LEVELS.items() if _has(built, needed))
-    return replace(target, family=tuple(level for level in levels if level != target.name))
+    options = {"mcpu": mcpu, "mattr": list(mattr)}
+    given = {key: value for key, value in options.items() if value}
+    built = tvm.target.Target({"kind": "llvm", "mtriple": triple, **given})
+    return frozenset(str(name) for name in codegen.llvm_get_cpu_features(built))
 
 
 def check_cpu(target: Target) -> None:
-    """Raise TargetError unless LLVM has code generation for this triple, CPU and attributes."""
-    if target.kind != "llvm":
-        raise TargetError(
-            f"target kind {target.kind} is not supported yet", hint="use an llvm target"
-        )
-    import tvm
-    from tvm.target import codegen
-
-    if target.mtriple and target.mtriple.split("-")[0] not in _ARCHITECTURES:
-        raise TargetError(
-            f"no code generation for triple {target.mtriple!r}",
-            hint=f"it should start with one of {', '.join(_ARCHITECTURES)}, as aarch64-linux-gnu",
-        )
-    base = tvm.target.Target({"kind": "llvm", **_triple(target)})
-    try:
-        known = list(codegen.llvm_get_cpu_archlist(base))
-    except (ValueError, RuntimeError) as error:
-        raise TargetError(
-            f"LLVM knows no triple {target.mtriple!r}: {_first_line(error)}",
-            hint="a triple is like aarch64-linux-gnu",
-        ) from None
+    """Raise TargetError unless there is code generation for the target, and for its host."""
+    if target.kind == "cuda":
+        _check_gpu(target)
+        return
+    triple = triple_of(target)
+    text = str(triple)
+    known = cpus_of(text)
     if target.mcpu and target.mcpu not in known:
-        near = difflib.get_close_matches(target.mcpu, known, n=1, cutoff=0.0)
-        where = target.mtriple or "this machine's architecture"
-        raise TargetError(
-            f"LLVM knows no CPU {target.mcpu!r} for {where}",
-            hint=f"the nearest name is {near[0]}" if near else "",
-        )
+        _refuse_cpu(target, known)
+    group = _group(triple)
+    universe = _attributes(text)
     for attribute in target.mattr:
-        # LLVM only warns of what it does not know. Asked alone, what it knows is switched on.
-        alone = {"kind": "llvm", **_triple(target), "mattr": [f"+{attribute[1:]}"]}
-        if attribute[1:] not in codegen.llvm_get_cpu_features(tvm.target.Target(alone)):
+        name = attribute[1:]
+        if name in universe and (group != "riscv64" or name in _RISCV):
+            continue
+        raise TargetError(
+            f"LLVM knows no attribute {attribute!r} for {target.mtriple or 'this machine'}",
+            hint=nearest(name, universe & _RISCV if group == "riscv64" else universe)
+            or "attributes are like +avx2, -prefer-256-bit or +neon",
+        )
+    has = features_of(text, target.mcpu, target.mattr)
+    for attribute in target.mattr:
+        if attribute[0] == "+" and attribute[1:] not in has:
             raise TargetError(
-                f"LLVM knows no attribute {attribute!r} for {target.mtriple or 'this machine'}",
-                hint="attributes are like +avx2, -prefer-256-bit or +neon",
+                f"attribute {attribute!r} is undone by one that switches off what it needs",
+                hint=f"leave out one of {', '.join(target.mattr)}"[:200],
+            )
+    problem = _lacks(text, has)
+    if problem:
+        raise TargetError(f"code for {target.mcpu or text} {problem}")
+    _check_abi(target, triple, has)
+
+
+def _check_gpu(target: Target) -> None:
+    if not target.arch:
+        raise TargetError(
+            "a cuda target needs the GPU's architecture",
+            hint="-arch=sm_87 is a Jetson Orin, -arch=sm_86 a GeForce RTX 3090",
+        )
+    if target.arch not in GPU_ARCHITECTURES:
+        raise TargetError(
+            f"no GPU architecture {target.arch!r}",
+            hint=nearest(target.arch, GPU_ARCHITECTURES) or "architectures are like sm_87",
+        )
+    if target.host is None:
+        raise TargetError(f"cuda target {target.name} names no host")
+    check_cpu(target.host)
+
+
+def _check_abi(target: Target, triple: Triple, has: frozenset[str]) -> None:
+    """Refuse calling conventions that the architecture or the triple does not have."""
+    if target.mfloat_abi:
+        if not triple.is_arm:
+            raise TargetError(f"mfloat-abi is an option of 32-bit ARM, not of {triple}")
+        if (target.mfloat_abi == "hard") != triple.environment.endswith("hf"):
+            raise TargetError(
+                f"mfloat-abi {target.mfloat_abi} contradicts triple {triple}",
+                hint="gnueabihf is hard, gnueabi is soft",
+            )
+    if target.mabi:
+        if triple.architecture != "riscv64":
+            raise TargetError(f"mabi is an option of RISC-V, not of {triple}")
+        if target.mabi != "lp64d":
+            raise TargetError(
+                f"mabi {target.mabi} is not that of riscv64 Linux", hint="it is lp64d"
             )
 
 
 def vector_unit(target: Target) -> VectorUnit:
-    """The target's float32 vectors: AVX-512 has 32 of 16 lanes, AVX 16 of 8, NEON 32 of 4."""
-    from tvm.target import codegen
+    """The target's float32 vectors: AVX-512 has 32 of 16 lanes, AVX 16 of 8, NEON 32 of 4.
 
-    built = tvm_target(target)
-    triple = target.mtriple or str(codegen.llvm_get_system_triple())
-
-    def has(feature: str) -> bool:
-        return bool(codegen.llvm_cpu_has_features(feature, built))
-
-    if has("avx512f") and has("avx512vl"):
+    32-bit NEON and SSE have 16 of 4 lanes. So has, for our schedules, what has no vectors: LLVM
+    makes four scalar operations of each, and 32 registers of RISC-V hold eight such vectors.
+    """
+    if target.kind != "llvm":
+        raise TargetError(
+            f"{target.name} is a GPU, which has no vector unit",
+            hint="give the CPU as an llvm target",
+        )
+    triple = triple_of(target)
+    check_cpu(target)
+    has = features_of(str(triple), target.mcpu, target.mattr)
+    if {"avx512f", "avx512vl"} <= has:
         lanes, registers = 16, 32
-    elif has("avx"):
+    elif "avx" in has:
         lanes, registers = 8, 16
-    elif triple.startswith(("aarch64", "arm64")):
+    elif triple.architecture == "aarch64" or "v" in has:
         lanes, registers = 4, 32
-    else:
+    elif triple.architecture == "x86_64" or "neon" in has:
         lanes, registers = 4, 16
+    else:
+        lanes, registers = 4, 8
     return VectorUnit(lanes=lanes, registers=registers, threads=target.threads)
+
+
+def with_triple(target: Target) -> Target:
+    """Fill in the triple of a CPU that this machine's architecture lacks, such as cortex-a72."""
+    if target.kind != "llvm" or target.mtriple or not target.mcpu:
+        return target
+    found = triples_of_cpu(target.mcpu)[:1]
+    return replace(target, mtriple=written(parse_triple(found[0]))) if found else target
+
+
+def written(triple: Triple) -> str:
+    """How a target holds a triple: x86-64 Linux is left out on machines that are of it."""
+    text = str(triple)
+    is_native = text == TRIPLES[0] == str(parse_triple(native_triple()))
+    return "" if is_native else text
+
+
+def with_family(target: Target) -> Target:
+    """Fill in whose tuning records may serve: the CPU's own, then x86 levels, widest first.
+
+    TargetError if LLVM does not know the target.
+    """
+    built = tvm_target(target)
+    if target.family or target.kind != "llvm":
+        return target
+    levels = (level for level, needed in _LEVELS.items() if _has(built, needed))
+    own = [target.mcpu] if str(triple_of(target)) in triples_of_cpu(target.mcpu)[:1] else []
+    names = dict.fromkeys((*own, *levels))
+    return replace(target, family=tuple(name for name in names if name != target.name))
 
 
 def host_target(threads: int | None = None) -> Target:
@@ -146,7 +252,54 @@ def host_target(threads: int | None = None) -> Target:
     target = Target(name=cpu, mcpu=cpu, num_cores=cores, threads=threads or 0)
     # Without this, LLVM's tuning for some AVX-512 CPUs splits every 512-bit operation in two.
     mattr = ("-prefer-256-bit",) if "x86-64-v4" in promised else ()
-    return replace(target, family=family, mattr=mattr, notes="detected on this machine")
+    triple = written(parse_triple(native_triple()))
+    notes = "detected on this machine"
+    return replace(target, mtriple=triple, family=family, mattr=mattr, notes=notes)
+
+
+@cache
+def _attributes(triple: str) -> frozenset[str]:
+    """What some CPU of the architecture has. Others exist; LLVM does not list them."""
+    return frozenset().union(*(features_of(triple, cpu) for cpu in cpus_of(triple)))
+
+
+def _group(triple: Triple) -> str:
+    return "arm" if triple.is_arm else triple.architecture
+
+
+def _lacks(triple: str, has: frozenset[str]) -> str:
+    """Why these features do not make a CPU that our code runs on; empty if they do."""
+    group = _group(parse_triple(triple))
+    missing = [name for name in _NEEDED[group] if name not in has]
+    if missing:
+        return f"needs {', '.join(missing)}, which it lacks"
+    refused = [name for name in _REFUSED.get(group, ()) if name in has]
+    if refused:
+        return f"cannot be made with {', '.join(refused)}"
+    if any(name.startswith("zvl") for name in has) and "zve32x" not in has:
+        return "needs v, which it lacks, to have vectors of a given length (zvl)"
+    return ""
+
+
+def _refuse_cpu(target: Target, known: Iterable[str]) -> NoReturn:
+    others = [other for other in TRIPLES if target.mcpu in cpus_of(other)]
+    if target.mtriple or not others:
+        where = f" for {target.mtriple}" if target.mtriple else ""
+        everywhere = known if target.mtriple else [c for triple in TRIPLES for c in cpus_of(triple)]
+        hint = f"it is a CPU of {others[0]}" if others else _near_cpu(target.mcpu, everywhere)
+        raise TargetError(f"LLVM knows no CPU {target.mcpu!r}{where}", hint=hint)
+    problem = _lacks(others[0], features_of(others[0], target.mcpu))
+    if problem:
+        raise TargetError(f"code for {target.mcpu} {problem}")
+    raise TargetError(
+        f"{target.mcpu} is no CPU of this machine's architecture", hint=f"add -mtriple={others[0]}"
+    )
+
+
+def _near_cpu(mcpu: str, known: Iterable[str]) -> str:
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(mcpu, [n for n in names if mcpu in n] or names, 1, 0.0)
+    return f"the nearest name is {near[0]}" if near else ""
 
 
 def _has(built: tvm.target.Target, features: Iterable[str]) -> bool:
@@ -161,10 +314,6 @@ def _cpu_flags() -> frozenset[str]:
     lines = (line.partition(":") for line in text.splitlines())
     flags = next((value for key, _, value in lines if key.strip() == "flags"), "")
     return frozenset(flags.replace("_", "").split())
-
-
-def _triple(target: Target) -> dict[str, str]:
-    return {"mtriple": target.mtriple} if target.mtriple else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ofatvm.compiler import lower, program
-from ofatvm.compiler.link import link_host
+from ofatvm.compiler.link import link
 from ofatvm.compiler.memory import FLOAT_BYTES, aligned
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.program import Base, Step
@@ -199,7 +199,7 @@ def build_kernel(
     build_object(workload, config, symbol, target, object_path)
     own = path.with_suffix(".run.o")
     program.compile_program([kernel_step(workload, config, symbol)], target, own)
-    link_host(str(path), [str(entry(target, path.parent)), str(own), str(object_path)])
+    link(target, str(path), [str(entry(target, path.parent)), str(own), str(object_path)])
     own.unlink()
 
 

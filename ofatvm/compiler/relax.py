@@ -19,7 +19,7 @@ import networkx as nx
 import numpy as np
 
 from ofatvm.compiler.kernels import Kernel, entry
-from ofatvm.compiler.link import link_host
+from ofatvm.compiler.link import check_linked, link
 from ofatvm.compiler.memory import FLOAT_BYTES, MemoryPlan, aligned, plan_workspace
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.compiler.program import FORWARD, Base, Step, call_run, compile_program
@@ -86,7 +86,7 @@ def build_program(
     compile_program(program.steps, target, own)
     folder = program.kernels[0].path.parent
     objects = [entry(target, folder), own, *(kernel.object_path for kernel in program.kernels)]
-    link_host(str(path), [str(name) for name in objects])
+    link(target, str(path), [str(name) for name in objects])
     own.unlink()
     return program
 
@@ -130,6 +130,7 @@ def build_model(
         out_shape = (1, *calls[-1].workload.out_shape)
         module = _relax_module(in_shape, workspace.size_bytes // FLOAT_BYTES, out_shape)
         _export(module, target, [str(name) for name in objects], path)
+    check_linked(path, target)
 
 
 def _used(calls: Sequence[KernelCall], kernels: Mapping[Workload, Kernel]) -> list[Kernel]:
@@ -214,7 +215,7 @@ def _export(module: IRModule, target: Target, objects: list[str], path: Path) ->
 
     try:
         executable = relax.build(module, built_for, relax_pipeline=passes)
-        executable.export_library(str(path), fcompile=partial(link_host, extra=objects))
+        executable.export_library(str(path), fcompile=partial(link, target, extra=objects))
     except (RuntimeError, ValueError, TypeError) as error:
         text = str(error).strip().splitlines()
         raise CompileError(
