@@ -1,4 +1,8 @@
-"""`Target`: what code is generated for. Parsing of target strings, JSON and TOML files."""
+"""`Target`: what code is generated for, from text, TVM's dict or a TOML file.
+
+What LLVM and TVM know of a target is asked in `compiler/isa.py`; `compiler/resolve.py` fills in
+what a target leaves out.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,48 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ofatvm.errors import MissingInputError, TargetError
+from ofatvm.machine import Machine, machine_from_dict
 from ofatvm.paths import data_dir
+from ofatvm.target_text import (
+    CPU_OPTIONS,
+    GPU_LIMITS,
+    KINDS,
+    TagOptions,
+    nearest,
+    options_from_json,
+    options_from_words,
+    options_of_tvm,
+)
 
 MAX_CORES = 1024
 MAX_FILE_BYTES = 64 * 1024
-_KEYS = ("kind", "mtriple", "mcpu", "mattr", "num-cores")
+MAX_TEXT = 64 * 1024
+FLOAT_ABIS = ("hard", "soft")
+RISCV_ABIS = ("lp64", "lp64f", "lp64d", "ilp32", "ilp32f", "ilp32d")
+_OWN_OPTIONS = ("threads", "family", "notes", "machine")
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("kind", "mtriple", "mcpu", "mfloat-abi", "mabi", "arch", "notes"), str),
+    **dict.fromkeys(("num-cores", "threads", *GPU_LIMITS), int),
+    **dict.fromkeys(("mattr", "family"), list),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A machine to generate code for, as TVM's target dict, and the threads that will run it.
 
+    `mattr` is kept in one order: what is switched on, then what is switched off. A cuda target has
+    an `arch` such as sm_87, `limits` by TVM's names, and a `host`, the llvm target of its CPU.
+
     `family` names targets whose tuning records serve this one too, nearest first; `notes` says
-    where the description comes from and how far it was verified.
+    where the description comes from and how far it was verified. `machine` is for simulation and
+    does not change code. `filled` says, a sentence each, what was not given but concluded.
     """
 
     name: str
@@ -36,26 +63,38 @@ class Target:
     threads: int = 0
     family: tuple[str, ...] = ()
     notes: str = ""
+    mfloat_abi: str = ""
+    mabi: str = ""
+    arch: str = ""
+    limits: tuple[tuple[str, int], ...] = ()
+    host: Target | None = None
+    machine: Machine | None = None
+    filled: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check names and numbers; whether LLVM knows the CPU is checked by the compiler layer."""
-        if self.kind not in ("llvm", "cuda"):
-            raise TargetError(f"target kind must be llvm or cuda, got {self.kind[:60]!r}")
+        _check_kind_name(self.kind)
         for name in (self.name, *self.family):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise TargetError(
                     f"a target name is letters, digits, '.', '_' and '-', got {name[:60]!r}"
                 )
-        for label, value in (("mtriple", self.mtriple), ("mcpu", self.mcpu)):
+        for label, value in (("mtriple", self.mtriple), ("mcpu", self.mcpu), ("arch", self.arch)):
             if not re.fullmatch(r"[A-Za-z0-9._+-]{0,64}", value):
                 raise TargetError(f"{label} holds an unexpected character: {value[:60]!r}")
-        for attribute in self.mattr:
-            if not re.fullmatch(r"[+-][a-z0-9._-]{1,40}", attribute):
-                raise TargetError(f"an attribute is +name or -name, got {attribute[:60]!r}")
+        for label, value, allowed in (
+            ("mfloat-abi", self.mfloat_abi, FLOAT_ABIS),
+            ("mabi", self.mabi, RISCV_ABIS),
+        ):
+            if value and value not in allowed:
+                raise TargetError(
+                    f"{label} must be one of {', '.join(allowed)}, got {value[:60]!r}",
+                    hint=nearest(value, allowed),
+                )
+        object.__setattr__(self, "mattr", _ordered(self.mattr))
         for label, number in (("num-cores", self.num_cores), ("threads", self.threads)):
             if not 0 <= number <= MAX_CORES or (label == "num-cores" and number < 1):
-                shown = number if abs(number) < 10**9 else "a number far beyond"
-                raise TargetError(f"{label} must be 1 to {MAX_CORES}, got {shown}")
+                raise TargetError(f"{label} must be 1 to {MAX_CORES}, got {_shown(number)}")
         if self.threads > self.num_cores:
             raise TargetError(
                 f"{self.threads} threads on a target of {self.num_cores} cores",
@@ -63,11 +102,40 @@ class Target:
             )
         if self.threads == 0:
             object.__setattr__(self, "threads", self.num_cores)
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Refuse options that belong to the other kind."""
+        if self.kind == "llvm" and (self.arch or self.limits or self.host):
+            option = "-arch=" if self.arch else self.limits[0][0] if self.limits else "host"
+            raise TargetError(f"{option} is an option of cuda targets, not of llvm ones")
+        cpu = (self.mtriple, self.mcpu, self.mattr, self.mfloat_abi, self.mabi)
+        if self.kind == "cuda" and any(cpu):
+            raise TargetError(
+                "CPU options of a cuda target stand in its host",
+                hint='as {"kind": "cuda", "arch": "sm_87", "host": {"mcpu": "cortex-a78"}}',
+            )
+        for label, number in self.limits:
+            if label not in GPU_LIMITS or not 1 <= number <= GPU_LIMITS[label]:
+                raise TargetError(
+                    f"{label} must be 1 to {GPU_LIMITS.get(label)}, got {_shown(number)}"
+                )
+        if self.host is not None and self.host.kind != "llvm":
+            raise TargetError("the host of a cuda target must be an llvm target")
 
     def to_dict(self) -> dict[str, Any]:
         """TVM's target dict."""
-        value: dict[str, Any] = {"kind": self.kind, "num-cores": self.num_cores}
-        for key, entry in (("mtriple", self.mtriple), ("mcpu", self.mcpu)):
+        if self.kind == "cuda":
+            value: dict[str, Any] = {"kind": "cuda", **({"arch": self.arch} if self.arch else {})}
+            value |= dict(self.limits)
+            return value | ({"host": self.host.to_dict()} if self.host else {})
+        value = {"kind": self.kind, "num-cores": self.num_cores}
+        for key, entry in (
+            ("mtriple", self.mtriple),
+            ("mcpu", self.mcpu),
+            ("mfloat-abi", self.mfloat_abi),
+            ("mabi", self.mabi),
+        ):
             if entry:
                 value[key] = entry
         if self.mattr:
@@ -99,71 +167,56 @@ class Target:
         return replace(self, threads=threads)
 
 
-def parse_target(text: str) -> Target:
-    """A target from a TVM-style string, a JSON dict, or the name or path of a TOML file.
+def shipped() -> dict[str, Path]:
+    """The TOML files in targets/ by name."""
+    return {path.stem: path for path in sorted(data_dir("targets").glob("*.toml"))}
 
-    `host` is not handled here: it needs LLVM to name the CPU (`compiler.isa.host_target`).
+
+def parse_target(text: str, tags: TagOptions | None = None) -> Target:
+    """A target from a TVM-style string, a JSON dict, a tag, or the name or path of a TOML file."""
+    name, options = read_target(text, tags)
+    return target_from_dict(options, name=name)
+
+
+def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[str, Any]]:
+    """Name (empty where the text gives none) and options of a target, as far as they are given.
+
+    `tags` gives TVM's options for a tag; without it no tag is known.
     """
     text = text.strip()
     if not text:
         raise TargetError("the target is empty", hint="try --target host, or `ofatvm targets`")
+    if len(text) > MAX_TEXT:
+        raise TargetError(f"the target is longer than {MAX_TEXT} characters")
     if text.startswith("{"):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TargetError(f"target is not valid JSON: {text[:60]!r} ({error})") from None
-        return target_from_dict(value, name="")
+        return "", options_from_json(text, tags)
     words = text.split()
-    if words[0] in ("llvm", "cuda") or words[0].startswith("-"):
-        return _from_words(words)
-    if text.endswith(".toml") or "/" in text:
-        return load_target(Path(text))
-    known = {path.stem: path for path in sorted(data_dir("targets").glob("*.toml"))}
+    if words[0] in KINDS or words[0].startswith("-"):
+        return "", options_from_words(words)
+    known = shipped()
     if text in known:
-        return load_target(known[text])
+        return text, read_toml(known[text])
+    if _is_path(text):
+        path = Path(text)
+        options = read_toml(path)
+        return path.stem, options_of_tvm(options, tags)
+    if tags is not None and "/" in text:
+        options = options_of_tvm(tags(text), tags)
+        return "" if "mcpu" in options else text.rsplit("/", 1)[1], options
     raise TargetError(
         f"unknown target {text[:60]!r}",
-        hint=f"known: host, {', '.join(known)}; or 'llvm -mcpu=NAME', a JSON dict, or a TOML file",
+        hint=nearest(text, ("host", *known))
+        or "`ofatvm targets` lists names; or 'llvm -mcpu=NAME', a JSON dict, or a TOML file",
     )
 
 
-def _from_words(words: list[str]) -> Target:
-    options: dict[str, Any] = {"kind": "llvm"}
-    if not words[0].startswith("-"):
-        options["kind"] = words[0]
-        words = words[1:]
-    for word in _joined(words):
-        match = re.fullmatch(r"--?(mtriple|mcpu|mattr|num-cores)=(\S+)", word)
-        if not match:
-            raise TargetError(
-                f"cannot read {word[:60]!r} in the target",
-                hint="options are -mtriple=, -mcpu=, -mattr= and -num-cores=",
-            )
-        key, value = match.groups()
-        if key in options:
-            raise TargetError(f"-{key} is given twice in the target")
-        if key == "num-cores":
-            if not re.fullmatch(r"[0-9]{1,6}", value):
-                raise TargetError(f"num-cores must be a whole number, got {value[:60]!r}")
-            options[key] = int(value)
-        else:
-            options[key] = value.split(",") if key == "mattr" else value
-    return target_from_dict(options, name="")
-
-
-def _joined(words: list[str]) -> list[str]:
-    """`-num-cores 4` as `-num-cores=4`."""
-    joined: list[str] = []
-    for word in words:
-        if joined and not word.startswith("-") and "=" not in joined[-1]:
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
 def load_target(path: Path) -> Target:
-    """A target from a TOML file with the keys of TVM's target dict, and threads, family, notes."""
+    """A target from a TOML file with the keys of TVM's target dict, and some of ours."""
+    return target_from_dict(read_toml(path), name=path.stem)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a target file says, unchecked."""
     shown = repr(str(path)[-60:])
     try:
         # Devices and pipes would be read for ever.
@@ -178,26 +231,63 @@ def load_target(path: Path) -> Target:
     if len(data) > MAX_FILE_BYTES:
         raise TargetError(f"target file {shown} is larger than {MAX_FILE_BYTES} bytes")
     try:
-        value = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise TargetError(f"{shown} is not valid TOML: {error}") from None
-    return target_from_dict(value, name=path.stem)
+        reason = "".join(c if c.isprintable() else "?" for c in str(error))[:200]
+        raise TargetError(f"{shown} is not valid TOML: {reason}") from None
 
 
 def target_from_dict(value: Any, *, name: str) -> Target:
-    """Build a Target from a dict; unknown keys and wrong types are errors."""
+    """Build a Target from a dict; unknown keys and wrong types are errors.
+
+    Without a name it is that of the CPU, the GPU's architecture, or whatever else is known.
+    """
     if not isinstance(value, Mapping):
         raise TargetError(f"a target is a table of options, got {type(value).__name__}")
-    unknown = sorted(set(value) - {*_KEYS, "threads", "family", "notes"})
+    check_options(value)
+    host = value.get("host")
+    machine = value.get("machine")
+    arch = value.get("arch", "")
+    mcpu = value.get("mcpu", "")
+    named = name or mcpu or arch or value.get("mtriple", "") or value.get("kind", "llvm")
+    built = None if host is None else target_from_dict(host, name="")
+    cores = value.get("num-cores", 1)
+    if value.get("kind") == "cuda":
+        if "num-cores" in value:
+            raise TargetError("num-cores of a cuda target stands in its host")
+        cores = built.num_cores if built else 1
+    return Target(
+        name=named,
+        kind=value.get("kind", "llvm"),
+        mtriple=value.get("mtriple", ""),
+        mcpu=mcpu,
+        mattr=tuple(value.get("mattr", ())),
+        num_cores=cores,
+        threads=value.get("threads", 0),
+        family=tuple(value.get("family", ())),
+        notes=value.get("notes", ""),
+        mfloat_abi=value.get("mfloat-abi", ""),
+        mabi=value.get("mabi", ""),
+        arch=arch,
+        limits=tuple((key, value[key]) for key in sorted(GPU_LIMITS) if key in value),
+        host=built,
+        machine=None if machine is None else machine_from_dict(machine),
+    )
+
+
+def check_options(value: Mapping[str, Any]) -> None:
+    """Raise TargetError for unknown options and for wrong types."""
+    if isinstance(value.get("kind"), str):
+        _check_kind_name(value["kind"])
+    known = (*_TYPES, "host", "machine")
+    unknown = sorted(str(key) for key in value if key not in known)
     if unknown:
+        options = ("kind", *CPU_OPTIONS, "arch", "host", *GPU_LIMITS, *_OWN_OPTIONS)
         raise TargetError(
-            f"unknown target option {str(unknown[0])[:60]!r}", hint=f"options: {', '.join(_KEYS)}"
+            f"unknown target option {unknown[0][:60]!r}",
+            hint=nearest(unknown[0], options) or f"options: {', '.join(options)}",
         )
-    for key, kind in (
-        *((key, str) for key in ("kind", "mtriple", "mcpu", "notes")),
-        *((key, int) for key in ("num-cores", "threads")),
-        *((key, list) for key in ("mattr", "family")),
-    ):
+    for key, kind in _TYPES.items():
         if key in value and type(value[key]) is not kind:
             raise TargetError(
                 f"target option {key} must be a {kind.__name__}, got a {type(value[key]).__name__}"
@@ -205,15 +295,39 @@ def target_from_dict(value: Any, *, name: str) -> Target:
     for key in ("mattr", "family"):
         if any(type(item) is not str for item in value.get(key, [])):
             raise TargetError(f"target option {key} must be a list of strings")
-    mcpu = value.get("mcpu", "")
-    return Target(
-        name=name or mcpu or value.get("mtriple", "") or value.get("kind", "llvm"),
-        kind=value.get("kind", "llvm"),
-        mtriple=value.get("mtriple", ""),
-        mcpu=mcpu,
-        mattr=tuple(value.get("mattr", ())),
-        num_cores=value.get("num-cores", 1),
-        threads=value.get("threads", 0),
-        family=tuple(value.get("family", ())),
-        notes=value.get("notes", ""),
-    )
+    for key in ("host", "machine"):
+        if key in value and not isinstance(value[key], Mapping):
+            raise TargetError(
+                f"target option {key} must be a table, got a {type(value[key]).__name__}"
+            )
+
+
+def _check_kind_name(kind: str) -> None:
+    if kind not in KINDS:
+        raise TargetError(
+            f"target kind must be llvm or cuda, got {kind[:60]!r}", hint=nearest(kind, KINDS)
+        )
+
+
+def _ordered(attributes: Iterable[str]) -> tuple[str, ...]:
+    """Each attribute once: what is switched on, then what is switched off, by name."""
+    once = sorted(dict.fromkeys(attributes))
+    for attribute in once:
+        if not re.fullmatch(r"[+-][a-z0-9._-]{1,40}", attribute):
+            raise TargetError(f"an attribute is +name or -name, got {attribute[:60]!r}")
+        if attribute[0] == "-" and f"+{attribute[1:]}" in once:
+            raise TargetError(f"attribute {attribute[1:]!r} is switched both on and off")
+    return tuple(once)
+
+
+def _shown(number: int) -> str:
+    return str(number) if abs(number) < 10**9 else "a number far beyond"
+
+
+def _is_path(text: str) -> bool:
+    if text.endswith(".toml") or text.startswith(("/", "./", "../", "~")):
+        return True
+    try:
+        return "/" in text and Path(text).exists()
+    except (OSError, ValueError):
+        return False

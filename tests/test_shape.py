@@ -28,7 +28,10 @@ HEAVY_HOMES = {
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"errors"},
-    {"arch", "elf", "events", "files", "graph", "measurement", "paths", "spaces", "target"},
+    {
+        *("arch", "elf", "events", "files", "graph", "machine", "measurement", "paths", "spaces"),
+        *("target", "target_text"),
+    },
     {
         "bundle",
         "compiler",

@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from ofatvm.errors import BudgetError
+from ofatvm.target_text import KINDS, takes
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)", re.ASCII)
+_OPTION = re.compile(r"-[A-Za-z]{2}")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -127,23 +129,28 @@ def join_target(arguments: list[str]) -> list[str]:
     """Make `--target llvm -mcpu=cortex-a72 -num-cores 4` one value, as if it had been quoted.
 
     After the value of --target, words with one dash and more than one letter belong to it, and so
-    do the bare words that follow one without `=`.
+    do the words that are values of such an option. `targets show` and `targets check` take targets
+    without --target: there, llvm, cuda, or such an option begins one.
     """
     joined: list[str] = []
     rest = list(arguments)
+    bare = rest[:1] == ["targets"]
     while rest:
         word = rest.pop(0)
-        joined.append(word)
         if word == "--":
-            return joined + rest
+            return [*joined, word, *rest]
+        joined.append(word)
         if word == "--target" and rest:
             joined.append(rest.pop(0))
-        elif not word.startswith("--target="):
+        elif bare and _OPTION.match(word):
+            rest.insert(0, word)
+            joined[-1] = "llvm"
+        elif not word.startswith("--target=") and not (bare and word in KINDS):
             continue
-        while rest and re.match(r"-[A-Za-z]{2}", rest[0]):
+        while rest and _OPTION.match(rest[0]):
             option = rest.pop(0)
             joined[-1] += f" {option}"
-            if "=" not in option and rest and not rest[0].startswith("-"):
+            if rest and takes(option, rest[0]):
                 joined[-1] += f" {rest.pop(0)}"
     return joined
 

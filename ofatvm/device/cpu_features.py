@@ -40,21 +40,18 @@ _AARCH64 = {
     "sve2": "sve2",
 }
 _ARM = {"neon": "neon", "vfp4": "vfpv4", "hwdiv-arm": "idiva"}
+_TABLES = {"x86_64": _X86, "aarch64": _AARCH64}
 
 
 def needed_features(target: Target) -> tuple[str, ...]:
-    """What code for the target may use; empty where no table says how the kernel names it."""
-    from tvm.target import codegen
+    """What code for the target's CPU may use; empty where no table says how the kernel names it."""
+    from ofatvm.compiler.isa import check_cpu, features_of, triple_of
 
-    from ofatvm.compiler.isa import tvm_target
-
-    built = tvm_target(target)
-    triple = target.mtriple or str(codegen.llvm_get_system_triple())
-    names: dict[str, str] = {}
-    for prefix, table in (("x86_64", _X86), ("aarch64", _AARCH64), ("arm", _ARM)):
-        if triple.startswith(prefix):
-            names = table
-    known = {str(feature) for feature in codegen.llvm_get_cpu_features(built)}
+    check_cpu(target)
+    cpu = target.host or target
+    triple = triple_of(cpu)
+    names = _ARM if triple.is_arm else _TABLES.get(triple.architecture, {})
+    known = features_of(str(triple), cpu.mcpu, cpu.mattr)
     return tuple(kernel for llvm, kernel in names.items() if llvm in known)
 
 

@@ -99,8 +99,7 @@ class Workers:
         self.target = target
         self.unit = unit
         self.builders = builders
-        _sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
         self._reference: tuple[str, Sequence[int]] | None = None
         self._reference_s = float("inf")
@@ -110,6 +109,8 @@ class Workers:
 
     def __enter__(self) -> Workers:
         """Start the pools."""
+        _sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._build_pool = child_pool(
             set_threads,
             1,
@@ -130,7 +131,8 @@ class Workers:
         for pool in (self._build_pool, self._run_pool):
             if pool is not None:
                 pool.shutdown()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def measure(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
@@ -150,6 +152,7 @@ class Workers:
     ) -> list[tuple[Path | None, str]]:
         """Build all candidates in parallel; for each its module's path, or None and the error."""
         assert self._build_pool is not None
+        assert self._folder is not None
         futures = []
         for workload, config in jobs:
             self._count += 1

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,8 @@ from ofatvm.compiler.isa import (
     with_family,
     with_triple,
 )
-from ofatvm.compiler.space import VectorUnit
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.space import VectorUnit, default_config, schedule_space
 from ofatvm.errors import TargetError
 from ofatvm.paths import data_dir
 from ofatvm.target import Target, parse_target
@@ -47,7 +49,10 @@ AVX512_FLAGS = [
         ("llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72 -num-cores=4", VectorUnit(4, 32, 4)),
         ("llvm -mtriple=arm64-linux-gnu", VectorUnit(4, 32, 1)),
         ("llvm -mtriple=armv7l-linux-gnueabihf -mcpu=cortex-a53", VectorUnit(4, 16, 1)),
-        ("llvm -mtriple=riscv64-linux-gnu", VectorUnit(4, 16, 1)),
+        ("llvm -mtriple=armv7-linux-gnueabihf -mcpu=cortex-a7", VectorUnit(4, 16, 1)),
+        ("llvm -mtriple=arm-linux-gnueabihf -mcpu=arm1176jzf-s", VectorUnit(4, 8, 1)),
+        ("llvm -mtriple=riscv64-linux-gnu -mcpu=sifive-u74 -num-cores=4", VectorUnit(4, 8, 4)),
+        ("llvm -mtriple=riscv64-linux-gnu -mcpu=sifive-x280", VectorUnit(4, 32, 1)),
     ],
 )
 def test_vector_unit(text: str, unit: VectorUnit) -> None:
@@ -61,9 +66,27 @@ def test_a_target_without_triple_is_of_this_machine(monkeypatch: pytest.MonkeyPa
     assert vector_unit(Target("plain")).registers == 32
 
 
-def test_every_shipped_target_is_known_to_llvm() -> None:
+def test_every_vector_unit_has_schedules_for_every_kind_of_kernel() -> None:
+    workloads = [
+        Workload("conv", (32, 32, 3), (16, 16, 16), kernel=3, stride=2, activation="h_swish"),
+        Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish"),
+        Workload("depthwise", (7, 7, 72), (7, 7, 72), kernel=5, activation="relu"),
+    ]
+    for text in ("-mcpu=arm1176jzf-s", "-mcpu=sifive-u74", "-mcpu=x86-64-v2", "-mcpu=cortex-a7"):
+        unit = vector_unit(with_triple(parse_target(text)))
+        for workload in workloads:
+            assert default_config(workload, unit) in schedule_space(workload, unit)
+
+
+def test_a_gpu_has_no_vector_unit() -> None:
+    with pytest.raises(TargetError, match="is a GPU, which has no vector unit"):
+        vector_unit(parse_target("cuda -arch=sm_87 -mcpu=cortex-a78"))
+
+
+def test_every_shipped_target_is_known_to_tvm() -> None:
     for path in data_dir("targets").glob("*.toml"):
-        assert vector_unit(parse_target(str(path))).lanes in (4, 8, 16)
+        target = parse_target(str(path))
+        assert tvm_target(target).kind.name == target.kind
 
 
 @pytest.mark.parametrize(
@@ -99,22 +122,70 @@ def test_unknown_attributes_are_refused(attribute: str) -> None:
     "text",
     [
         "llvm -mtriple=x86_64-linux-gnu -mcpu=x86-64-v4 -mattr=-prefer-256-bit,-avx512f",
-        "llvm -mtriple=aarch64-linux-gnu -mattr=+v8.2a,+fullfp16,-crc",
+        "llvm -mtriple=aarch64-linux-gnu -mattr=+v8.2a,+fullfp16,-sha2",
     ],
 )
 def test_known_attributes_pass(text: str) -> None:
     check_cpu(parse_target(text))
 
 
-def test_other_kinds_than_llvm_are_not_supported_yet() -> None:
-    with pytest.raises(TargetError, match="cuda is not supported"):
-        tvm_target(parse_target("cuda"))
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-mattr=+avx512f,-avx2 -mcpu=x86-64-v4", "'+avx512f' is undone by one that switches off"),
+        ("-mcpu=x86-64-v3 -mattr=-sse", "needs sse2, which it lacks"),
+        ("-mcpu=pentium", "code for pentium needs 64bit"),
+        ("-mcpu=cortex-m4", "cannot be made with mclass"),
+        ("-mcpu=sifive-e31", "code for sifive-e31 needs 64bit, f, d"),
+        ("-mtriple=riscv64-linux-gnu -mcpu=sifive-u74 -mattr=+zvl128b", "needs v, which it lacks"),
+        ("-mtriple=riscv64-linux-gnu -mcpu=sifive-u74 -mattr=+zcmp", "no attribute '+zcmp'"),
+        ("-mtriple=riscv64-linux-gnu -mcpu=sifive-u74 -mabi=lp64", "mabi lp64 is not that of"),
+        ("-mtriple=aarch64-linux-gnu -mabi=lp64d", "mabi is an option of RISC-V"),
+        ("-mtriple=aarch64-linux-gnu -mfloat-abi=hard", "mfloat-abi is an option of 32-bit ARM"),
+        ("-mtriple=armv7-linux-gnueabihf -mfloat-abi=soft", "mfloat-abi soft contradicts triple"),
+    ],
+)
+def test_what_would_end_the_process_or_make_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        check_cpu(with_triple(parse_target(text)))
+    assert message in caught.value.message
+
+
+def test_a_gpu_target_needs_a_known_architecture_and_a_host() -> None:
+    for text, message, hint in (
+        ("cuda", "needs the GPU's architecture", "-arch=sm_87"),
+        ("cuda -arch=sm_87x", "no GPU architecture 'sm_87x'", "sm_87"),
+        ("cuda -arch=nonsense", "no GPU architecture 'nonsense'", "like sm_87"),
+        ("cuda -arch=sm_87", "cuda target sm_87 names no host", ""),
+        ("cuda -arch=sm_87 -mtriple=aarch64-linux-gnu -mcpu=a78", "no CPU 'a78'", "cortex-a78"),
+    ):
+        with pytest.raises(TargetError) as caught:
+            check_cpu(parse_target(text))
+        assert message in caught.value.message
+        assert hint in caught.value.hint
+
+
+def test_a_gpu_target_is_tvms_with_its_host() -> None:
+    text = "cuda -arch=sm_87 -mtriple=aarch64-linux-gnu -mcpu=cortex-a78 -num-cores=12"
+    built = tvm_target(parse_target(text))
+    assert (built.kind.name, str(built.attrs["arch"])) == ("cuda", "sm_87")
+    assert str(built.host.attrs["mcpu"]) == "cortex-a78"
 
 
 TRIPLES = [
     *("nonsense", "nonsense-a-b", "armfoo-linux", "aarch64zzz", "x86_64foo", "riscv64gc-linux"),
     *("-linux-gnu", "linux", "x86-64", "X86_64-linux", "wasm32", "powerpc", "armv99", "i986"),
-    *("x86_64", "aarch64-linux-gnu", "arm64-a-b-c-d", "riscv32", "i686-x", "armv8l", "armv7a-x"),
+    *(
+        "x86_64-windows-msvc",
+        "arm64-apple-darwin",
+        "riscv32",
+        "i686-x",
+        "arm64-a-b-c-d",
+        "armv7a-x",
+    ),
+    *("x86_64-linux-gnu-x", "aarch64-linux-", "aarch64--linux-gnu", "arm-linux-gnu"),
+    *("x86_64", "aarch64-linux-gnu", "arm64-unknown-linux-musl", "armv8l", "armv7a-linux-gnueabi"),
+    *("armv7l-linux-androideabi", "amd64-pc-linux-gnu"),
 ]
 ASK = """
 import json, sys
@@ -161,10 +232,11 @@ def test_the_host_is_this_machine() -> None:
     [
         ("llvm -mcpu=cortex-a72", "aarch64-linux-gnu"),
         ("llvm -mcpu=sifive-u74", "riscv64-linux-gnu"),
+        ("llvm -mcpu=cortex-a7", "armv7-linux-gnueabihf"),
+        ("llvm -mcpu=cortex-m4", ""),
         ("llvm -mcpu=haswell", ""),
         ("llvm -mcpu=no-such-cpu", ""),
         ("llvm", ""),
-        ("cuda -mcpu=cortex-a72", ""),
         ("llvm -mtriple=arm-linux-gnueabihf -mcpu=cortex-a72", "arm-linux-gnueabihf"),
     ],
 )
@@ -231,3 +303,10 @@ def test_a_family_that_is_given_stays_and_a_renamed_level_belongs_to_the_level()
     given = Target("mine", mcpu="znver3", family=("other",))
     assert with_family(given) == given
     assert with_family(Target("mine", mcpu="x86-64-v3")).family == ("x86-64-v3",)
+    assert with_family(Target("mine", mcpu="znver3")).family == ("znver3", "x86-64-v3")
+
+
+def test_a_board_belongs_to_its_cpu_in_the_cpus_own_architecture() -> None:
+    board = Target("my-board", mtriple="aarch64-linux-gnu", mcpu="cortex-a72")
+    assert with_family(board).family == ("cortex-a72",)
+    assert with_family(replace(board, mtriple="armv7-linux-gnueabihf")).family == ()
