@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -25,3 +26,16 @@ def data_dir(kind: Literal["targets", "tuning_logs", "models", "supernets", "res
     if root is None:
         return PACKAGE / "_data" / kind
     return root / "benchmarks" / "results" if kind == "results" else root / kind
+
+
+def cache_dir() -> Path:
+    """Where fetched and rebuilt things are kept that any workspace may use; it may not exist.
+
+    OFATVM_CACHE, or else ofatvm in XDG_CACHE_HOME, or else ~/.cache/ofatvm.
+    """
+    own = os.environ.get("OFATVM_CACHE")
+    if own:
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard says to ignore what is not absolute.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ofatvm"

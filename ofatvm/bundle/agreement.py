@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofatvm.bundle.manifest import FILE_NAME, Manifest, TensorSpec
-from ofatvm.elf import elf_machine, machine_of
+from ofatvm.bundle.manifest import FILE_NAME, Elf, Manifest, TensorSpec
+from ofatvm.elf import check_needs, machine_of, read_elf
 from ofatvm.errors import ArchError, BundleError
 from ofatvm.graph import operator_graph, totals
 from ofatvm.spaces import find_space
@@ -51,12 +51,19 @@ def _differ(what: str, here: object, there: object) -> BundleError:
 
 
 def _check_model(model: Path, manifest: Manifest) -> None:
-    machine = elf_machine(model)
+    facts = read_elf(model)
+    machine = facts.machine
     if machine != manifest.machine:
         raise BundleError(f"model.so is for {machine}, {FILE_NAME} says {manifest.machine!r}")
-    triple = manifest.target.mtriple
+    triple = (manifest.target.host or manifest.target).mtriple
     if triple and machine_of(triple) != machine:
         raise BundleError(f"model.so is for {machine}, the target is {triple}")
+    found = Elf.of(facts)
+    if manifest.elf is not None and manifest.elf != found:
+        raise BundleError(f"model.so {found}; {FILE_NAME} says that it {manifest.elf}"[:300])
+    wrong = check_needs(facts)
+    if wrong:
+        raise BundleError(f"model.so cannot be loaded on a board: {wrong}")
     size = model.stat().st_size
     if size != manifest.size_bytes:
         raise _differ("size_bytes", manifest.size_bytes, size)

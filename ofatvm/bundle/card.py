@@ -15,10 +15,10 @@ def runner_source() -> str:
     return (TEMPLATES / "run.py").read_text(encoding="utf-8")
 
 
-def cpp_source(manifest: Manifest) -> str:
-    """main.cc with the input's shape."""
+def cpp_source(shape: tuple[int, ...]) -> str:
+    """main.cc with the shape of the input."""
     text = (TEMPLATES / "main.cc").read_text(encoding="utf-8")
-    return text.replace("@INPUT_SHAPE@", ", ".join(map(str, manifest.inputs[0].shape)))
+    return text.replace("@INPUT_SHAPE@", ", ".join(map(str, shape)))
 
 
 def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:

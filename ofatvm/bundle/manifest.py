@@ -1,4 +1,4 @@
-"""`Manifest`: what a bundle says about itself, as manifest.json (schema 2; 1 is read too)."""
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 3; reads 1 to 3)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ofatvm.elf import ElfFacts
 from ofatvm.errors import BundleError, TargetError
 from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.target import Target, target_from_dict
 
-SCHEMA = 2
+SCHEMA = 3
+# What manifests of an older schema do not say: its first schema.
+_SINCE = {"agreement": 2, "elf": 3, "verified": 3}
 FORMAT = "ofatvm-bundle"
 FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -149,6 +152,68 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Elf:
+    """What model.so is for and needs: libraries, and the highest version of a glibc symbol."""
+
+    machine: str
+    needed: tuple[str, ...]
+    glibc: str | None
+
+    @classmethod
+    def of(cls, facts: ElfFacts) -> Elf:
+        """The part of a file's facts that a reader wants to know."""
+        return cls(machine=facts.machine, needed=facts.needed, glibc=facts.glibc)
+
+    def __str__(self) -> str:
+        """In words."""
+        libraries = ", ".join(self.needed) or "no library by name"
+        return f"needs {libraries}, {f'glibc {self.glibc}' if self.glibc else 'any glibc'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """How the shipped code was compared with PyTorch, or `not run: ` and why it was not.
+
+    `max_error` is the largest error over `images` inputs, relative to the largest output.
+    """
+
+    how: str
+    max_error: float | None
+    images: int
+
+    def __post_init__(self) -> None:
+        """An error belongs to images."""
+        _require(self.images >= 0, f"verified.images must not be negative, got {self.images}")
+        _require(
+            (self.max_error is None) == (self.images == 0),
+            "verified.max_error must be given for images, and for none only",
+        )
+        _require(
+            self.max_error is None or self.max_error >= 0,
+            f"verified.max_error must not be negative, got {self.max_error}",
+        )
+
+    @classmethod
+    def not_run(cls, reason: str) -> Verified:
+        """Of code that could not be run."""
+        return cls(how=f"not run: {reason}", max_error=None, images=0)
+
+    @property
+    def ran(self) -> bool:
+        """Whether the code was run."""
+        return self.images > 0
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.max_error is None:
+            return self.how
+        return (
+            f"max error {self.max_error:.1e} of the largest output, {self.images} images, "
+            f"{self.how}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Where the weights come from: `untrained`, or a file with its digest."""
 
@@ -181,8 +246,9 @@ class Manifest:
     """Everything a bundle says about itself.
 
     `cpu_features` are names of /proc/cpuinfo that the code needs; `coverage` is 0 to 1. The last
-    four fields are filled in by `write_bundle`. Of the target, family and notes are left out.
-    `agreement` is None where it was not examined, as in every bundle of schema 1.
+    five fields are filled in by `write_bundle`. Of the target, only what generates code is kept.
+    `agreement` is None where it was not examined, as in every bundle of schema 1; `verified` and
+    `elf` are None in every bundle of schema 1 or 2.
     """
 
     arch: str
@@ -202,8 +268,10 @@ class Manifest:
     coverage: float
     seeds: dict[str, int]
     agreement: Agreement | None = None
+    verified: Verified | None = None
     created: str = field(default_factory=now)
     machine: str = ""
+    elf: Elf | None = None
     size_bytes: int = 0
     labels: str | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -224,7 +292,8 @@ class Manifest:
         )
         for name in self.files:
             check_name(name)
-        object.__setattr__(self, "target", replace(self.target, family=(), notes=""))
+        target = replace(self.target, family=(), notes="", machine=None, filled=())
+        object.__setattr__(self, "target", target)
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -270,8 +339,9 @@ def parse_manifest(data: bytes) -> Manifest:
             f"{FILE_NAME} has schema {str(schema)[:20]}, this ofatvm reads 1 to {SCHEMA}",
             hint="use the ofatvm that wrote it",
         )
-    if schema == 1:
-        value.setdefault("agreement", None)
+    for name, since in _SINCE.items():
+        if schema < since:
+            value.setdefault(name, None)
     decoded: Manifest = _decode(Manifest, value, FILE_NAME)
     return decoded
 

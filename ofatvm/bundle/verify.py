@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ofatvm.bundle.agreement import Sample, check_agreement
-from ofatvm.bundle.manifest import Manifest
+from ofatvm.bundle.manifest import Elf, Manifest
 from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
-from ofatvm.elf import host_machine
+from ofatvm.elf import host_machine, read_elf
 from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TOLERANCE = 1e-3
+EMULATION_FACTOR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class Check:
 class VerifyReport:
     """What was found; whatever is wrong is an error instead.
 
-    `latency_ms` is the median over `calls`; with `p90_ms`, `max_error` (relative to the largest
-    output) and `threads` it is None when the bundle was not run.
+    `latency_ms` is the median over `calls`; with `p90_ms` and `threads` it is None unless the
+    bundle was run on this machine itself. `max_error` (relative to the largest output) is None when
+    it was not run at all; `emulator` says what ran it if this machine's CPU did not.
     """
 
     bundle: Path
@@ -48,16 +51,17 @@ class VerifyReport:
     p90_ms: float | None = None
     calls: int = 0
     threads: int | None = None
+    emulator: str | None = None
 
     @property
     def ran(self) -> bool:
         """Whether the compiled network was executed."""
-        return self.latency_ms is not None
+        return self.max_error is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON output."""
         latency, accuracy = self.manifest.latency, self.manifest.accuracy
-        agreement = self.manifest.agreement
+        agreement, verified = self.manifest.agreement, self.manifest.verified
         return {
             "bundle": str(self.bundle),
             "arch": self.manifest.arch,
@@ -74,11 +78,13 @@ class VerifyReport:
                 "n": self.calls,
                 "threads": self.threads,
             }
-            if self.ran
+            if self.latency_ms is not None
             else None,
+            "emulator": self.emulator,
             "manifest_latency": asdict(latency) if latency else None,
             "manifest_accuracy": asdict(accuracy) if accuracy else None,
             "manifest_agreement": asdict(agreement) if agreement else None,
+            "manifest_verified": asdict(verified) if verified else None,
         }
 
 
@@ -90,11 +96,13 @@ def verify_bundle(
     threads: int | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> VerifyReport:
-    """Check manifest, files, digests and ELF header, then run the sample in a child process.
+    """Check manifest, files, digests and ELF headers, then run the sample in a child process.
 
     Nothing of the bundle is loaded before all of it was checked, and what runs is the copy that was
-    checked. `threads` is the manifest's unless given. Whatever does not match is a BundleError;
-    code that crashes or takes longer than `timeout_s` is a MeasurementError.
+    checked. Code for another machine runs under qemu-user if that is installed, and is not timed.
+    `threads` is the manifest's unless given. Whatever does not match is a BundleError; code that
+    crashes or takes longer than `timeout_s` (`EMULATION_FACTOR` times that under qemu) is a
+    MeasurementError.
     """
     start = time.monotonic()
     on_event(StageStarted("verify", None, str(path)))
@@ -108,7 +116,11 @@ def verify_bundle(
         checks = [
             Check("files", "ok", f"{len(manifest.files)} plain files, {size_mb:.1f} MB, no others"),
             Check("digests", "ok", f"sha256 of {len(manifest.files)} files"),
-            Check("model.so", "ok", f"ELF shared object for {manifest.machine}"),
+            Check(
+                "model.so",
+                "ok",
+                f"ELF shared object for {manifest.machine}, {Elf.of(read_elf(copy / 'model.so'))}",
+            ),
             Check(
                 "agreement",
                 "ok",
@@ -119,6 +131,8 @@ def verify_bundle(
         if reason:
             checks += [Check(what, "not run", reason) for what in ("output", "latency")]
             report = VerifyReport(path, manifest, tuple(checks))
+        elif manifest.machine != host_machine():
+            report = _emulate(path, manifest, checks, copy, sample, timeout_s, on_event)
         else:
             _check_features(manifest)
             count = _threads(manifest, threads)
@@ -132,7 +146,15 @@ def _why_not(manifest: Manifest) -> str:
     here = host_machine()
     if manifest.machine == here:
         return ""
-    return f"compiled for {manifest.machine}, this machine is {here}"
+    from ofatvm.device.qemu import why_not_emulated
+
+    foreign = f"compiled for {manifest.machine}, this machine is {here}"
+    reason = why_not_emulated(manifest.target)
+    installed = metadata.version("apache-tvm")
+    built_with = manifest.versions.get("apache-tvm", installed)
+    if not reason and built_with != installed:
+        reason = f"it was compiled by TVM {built_with}, this ofatvm has {installed}"
+    return f"{foreign}, and {reason}; or verify it on its own board" if reason else ""
 
 
 def _check_features(manifest: Manifest) -> None:
@@ -178,7 +200,7 @@ def _run(
     )
     error = compare(done.output, sample.output)
     median, p90 = (float(np.percentile(done.samples_ms, at)) for at in (50, 90))
-    output = f"max error {error:.1e} of the largest output (at most {TOLERANCE:g}), same top class"
+    output = _agreed(error)
     latency = (
         f"median {median:.3g} ms, p90 {p90:.3g} ms, {len(done.samples_ms)} calls, threads {threads}"
     )
@@ -192,6 +214,38 @@ def _run(
         calls=len(done.samples_ms),
         threads=threads,
     )
+
+
+def _emulate(
+    path: Path,
+    manifest: Manifest,
+    checks: list[Check],
+    bundle: Path,
+    sample: Sample,
+    timeout_s: float,
+    on_event: Callable[[Event], None],
+) -> VerifyReport:
+    from ofatvm.device.qemu import run_emulated
+
+    output, emulator = run_emulated(
+        bundle / "model.so",
+        sample.input,
+        bundle / "main.cc",
+        manifest.target,
+        classes=sample.output.shape[-1],
+        timeout_s=timeout_s * EMULATION_FACTOR,
+        on_event=on_event,
+    )
+    error = compare(output, sample.output)
+    checks += [
+        Check("output", "ok", f"{_agreed(error)}, by main.cc under {emulator}"),
+        Check("latency", "not run", "how long an emulator takes says nothing of the board"),
+    ]
+    return VerifyReport(path, manifest, tuple(checks), max_error=error, emulator=str(emulator))
+
+
+def _agreed(error: float) -> str:
+    return f"max error {error:.1e} of the largest output (at most {TOLERANCE:g}), same top class"
 
 
 def compare(output: np.ndarray, expected: np.ndarray) -> float:

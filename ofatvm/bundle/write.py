@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from ofatvm.bundle.agreement import check_agreement
 from ofatvm.bundle.card import cpp_source, model_card, runner_source
-from ofatvm.bundle.manifest import FILE_NAME, FileEntry, Manifest, parse_manifest
+from ofatvm.bundle.manifest import FILE_NAME, Elf, FileEntry, Manifest, parse_manifest
 from ofatvm.bundle.snapshot import check_tree, read_manifest
-from ofatvm.elf import elf_machine
+from ofatvm.elf import read_elf
 from ofatvm.errors import BundleError, MissingInputError, OfatvmError
 
 if TYPE_CHECKING:
@@ -53,17 +53,18 @@ def write_bundle(
         check_labels(labels)
     out = out.absolute()
     check_destination(out, replace=replace)
-    code = model.read_bytes()
+    code, facts = model.read_bytes(), read_elf(model)
     manifest = replaced(
         manifest,
-        machine=elf_machine(model),
+        machine=facts.machine,
+        elf=Elf.of(facts),
         size_bytes=len(code),
         labels=None if labels is None else "labels.txt",
     )
     files = {
         "model.so": code,
         "run.py": runner_source().encode(),
-        "main.cc": cpp_source(manifest).encode(),
+        "main.cc": cpp_source(manifest.inputs[0].shape).encode(),
         "README.md": _card(manifest, sample_image, licence),
         "sample/input.npy": _npy(sample_input),
         "sample/output.npy": _npy(sample_output),

@@ -63,6 +63,7 @@ LAZY = {
     "verify": ("ofatvm.cli.verify:command", "Check a bundle: digests, outputs, latency."),
     "report": ("ofatvm.cli.report:command", "Say what tuning cost, and what comes for free."),
     "targets": ("ofatvm.cli.targets:command", "List known targets and this machine's own."),
+    "devices": ("ofatvm.cli.devices:command", "List, check or serve boards reached over RPC."),
     "doctor": ("ofatvm.cli.doctor:command", "Check what this machine has and lacks."),
     "status": ("ofatvm.cli.status:command", "Say what a workspace holds and what comes next."),
 }

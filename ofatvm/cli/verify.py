@@ -45,8 +45,11 @@ def command(run: Run, bundle: Path, no_run: bool, threads: int | None, timeout: 
             "latency named": f"{latency.value_ms:.3g} ms, {latency.kind} on {latency.device}"
             if latency
             else None,
+            "verified when made": report.manifest.verified,
         }
         verdict = "verified" if report.ran else "sound, as far as it goes without running it"
+        if report.emulator:
+            verdict = f"verified under {report.emulator}"
         return "\n\n".join([pairs(facts), table(data["checks"], COLUMNS, width), verdict])
 
     return Result(data, lambda width: text(report, width))

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -90,12 +90,12 @@ def _finished_child(
         folder = Path(name)
         np.save(folder / "input.npy", given)
         code = _child(model.absolute(), folder, threads, timeout_s, task)
-        text = _tail(folder / "messages")
+        text = tail(folder / "messages")
         if code == NO_RUNTIME:
-            raise MissingInputError(f"no TVM runtime: {_last_line(text)}", hint="ofatvm doctor")
+            raise MissingInputError(f"no TVM runtime: {last_line(text)}", hint="ofatvm doctor")
         if code != 0:
             raise MeasurementError(
-                f"model.so {_how(code)}: {_last_line(text)}", hint=_versions_hint(built_with)
+                f"model.so {how_it_ended(code)}: {last_line(text)}", hint=_versions_hint(built_with)
             )
         yield folder
 
@@ -111,27 +111,43 @@ def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str)
     }
     words = [sys.executable, "-P", "-m", __name__, str(model), task, str(timeout_s)]
     with (folder / "messages").open("wb") as messages:
-        process = subprocess.Popen(
-            words,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=messages,
-            stderr=messages,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise MeasurementError(
-                f"model.so took longer than {timeout_s:g} s and was stopped",
-                hint="a busy machine may need a longer time-out",
-            ) from None
-        finally:
-            # The whole group, whatever became of the child: it may have started others.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        return run_to_end(words, folder, environment, timeout_s, stdout=messages, stderr=messages)
+
+
+def run_to_end(
+    words: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    *,
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+) -> int:
+    """Run a network in a process group of its own; its exit code, negative for a signal.
+
+    Whatever the group still does at the end, or at the time-out, a MeasurementError, is stopped.
+    """
+    process = subprocess.Popen(
+        words,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(
+            f"model.so took longer than {timeout_s:g} s and was stopped",
+            hint="a busy machine may need a longer time-out",
+        ) from None
+    finally:
+        # The whole group, whatever became of the child: it may have started others.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _output(folder: Path) -> np.ndarray:
@@ -156,7 +172,8 @@ def _result(path: Path) -> np.ndarray:
     return result
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
     if code >= 0:
         return "failed"
     try:
@@ -165,13 +182,15 @@ def _how(code: int) -> str:
         return f"crashed (signal {-code})"
 
 
-def _tail(path: Path, length: int = 4096) -> str:
+def tail(path: Path, length: int = 4096) -> str:
+    """The end of a file of messages."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - length))
         return file.read(length).decode("utf-8", "replace")
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line that says something, cut to what a message holds."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else "it left no message"
 

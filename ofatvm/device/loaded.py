@@ -1,8 +1,8 @@
-"""A program loaded into this process, and the seconds of its calls."""
+"""A program loaded into this process or, through a session with a board, onto that; its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,16 +15,21 @@ POOL = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class LoadedProgram:
-    """A library with the packed function `forward`, and its tensors: input, weights and so on."""
+    """A library with the packed function `forward`, and its tensors: input, weights and so on.
+
+    `device` is TVM's name for where the tensors are: this machine's CPU if nothing else is said.
+    """
 
     module: Any
     tensors: tuple[Any, ...]
+    device: Any = None
 
     def samples(self, count: int, *, repeats: int = 1) -> list[float]:
         """Seconds a call, in `count` samples of `repeats` calls whose threads do not part."""
         import tvm
 
-        evaluate = self.module.time_evaluator(FORWARD, tvm.cpu(), number=1, repeat=count)
+        device = self.device or tvm.cpu()
+        evaluate = self.module.time_evaluator(FORWARD, device, number=1, repeat=count)
         return [float(second) / repeats for second in evaluate(repeats, *self.tensors).results]
 
     def blocks(self, count: int, seconds: float) -> list[float]:
@@ -33,8 +38,19 @@ class LoadedProgram:
         return self.samples(count, repeats=max(1, round(seconds / estimate)))
 
 
+Loader = Callable[[str, Sequence[int]], LoadedProgram]
+_loaders: list[Loader] = []
+
+
+def load_with(loader: Loader) -> None:
+    """Let `loader` load this process's programs from now on: onto a board, say."""
+    _loaders[:] = [loader]
+
+
 def load_program(path: str, sizes: Sequence[int]) -> LoadedProgram:
     """The program in a library, on random numbers: as many in each tensor as `sizes` say."""
+    if _loaders:
+        return _loaders[0](path, sizes)
     import tvm
 
     return LoadedProgram(tvm.runtime.load_module(path), random_tensors(sizes))

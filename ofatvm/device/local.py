@@ -12,13 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
 from ofatvm.device.children import child_pool, last_line
-from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
+from ofatvm.device.rounds import (
+    KERNEL_MS,
+    Timed,
+    Visited,
+    kernel_jobs,
+    least_ms,
+    measure_in_rounds,
+)
+from ofatvm.device.timing import Latency, Protocol
 from ofatvm.device.visit import (
     Spec,
     initialise,
@@ -34,10 +40,6 @@ if TYPE_CHECKING:
 VISIT_TIMEOUT_S = 60.0
 START_S = 180.0
 STRIKES = 2
-KERNEL_MS = 25.0
-KERNEL_PASSES = 3
-KERNELS_PER_JOB = 20
-MIN_ROUNDS = 3
 
 
 class LocalDevice:
@@ -108,54 +110,21 @@ class LocalDevice:
         """See `Device.measure`. A program that fails twice is given up; the others go on."""
         if not programs:
             return []
-        reference = self.visit_reference()
-        rng = np.random.default_rng(seed)
-        visits: list[list[Visit]] = [[] for _ in programs]
-        failures: list[list[str]] = [[] for _ in programs]
-        total, done = protocol.processes * protocol.rounds * len(programs), 0
-        for process in range(protocol.processes):
-            if protocol.processes > 1:
-                self._restart()
-            for number in range(protocol.rounds):
-                for i in rng.permutation(len(programs)):
-                    done += 1
-                    if len(failures[i]) < STRIKES:
-                        where = (process, process * protocol.rounds + number)
-                        self._visit(programs[i], protocol, where, visits[i], failures[i])
-                    on_visit(done, total)
-                if number + 1 >= MIN_ROUNDS and self._precise(visits, failures, protocol):
-                    break
-        return [
-            summarise(found, reference)
-            if found and len(failed) < STRIKES
-            else (failed or ["it was never run"])[-1]
-            for found, failed in zip(calm_rounds(visits), failures, strict=True)
-        ]
+        return measure_in_rounds(
+            len(programs),
+            protocol,
+            seed=seed,
+            reference_s=self.visit_reference(),
+            visit=lambda order: ((i, self._visit(programs[i], protocol)) for i in order),
+            fresh=self._restart,
+            on_visit=on_visit,
+            strikes=STRIKES,
+        )
 
     def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
-        """See `Device.time_kernels`; DeviceError if one fails.
-
-        The least of some passes, each divided by how much slower than their reference the
-        calibration kernels ran beside it.
-        """
+        """See `Device.time_kernels`; DeviceError if one fails."""
         reference = self.reference()
-        result: dict[str, float] = {}
-        for start in range(0, len(kernels) * KERNEL_PASSES, KERNELS_PER_JOB):
-            places = range(start, min(start + KERNELS_PER_JOB, len(kernels) * KERNEL_PASSES))
-            chunk = [kernels[place % len(kernels)] for place in places]
-            specs = [program_spec(kernel) for kernel in chunk]
-            try:
-                times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
-            except _CandidateError as error:
-                self._restart()
-                raise DeviceError(
-                    f"a kernel of {chunk[0].symbol} to {chunk[-1].symbol} does not run: {error}",
-                    hint=f"delete {chunk[0].path.parent}, so that they are compiled anew",
-                ) from None
-            for kernel, seconds in zip(chunk, times, strict=True):
-                normal_ms = seconds * 1e3 / max(1.0, calibration / reference)
-                result[kernel.digest] = min(normal_ms, result.get(kernel.digest, normal_ms))
-        return result
+        return least_ms(((job, self._time(job)) for job in kernel_jobs(kernels)), reference)
 
     def reference(self) -> float:
         """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
@@ -171,14 +140,7 @@ class LocalDevice:
             self.yardstick_s = float(self._calibrate(reference_time, self.yardstick))
         return self.yardstick_s
 
-    def _visit(
-        self,
-        program: Program,
-        protocol: Protocol,
-        where: tuple[int, int],
-        visits: list[Visit],
-        failures: list[str],
-    ) -> None:
+    def _visit(self, program: Program, protocol: Protocol) -> Visited:
         try:
             calls, calibration = self._call(
                 visit_program,
@@ -191,10 +153,17 @@ class LocalDevice:
             self._restart()
             # The device must still work before a program is blamed.
             self.check()
-            failures.append(str(error))
-        else:
-            process, number = where
-            visits.append(Visit(process, tuple(calls), tuple(calibration), number))
+            return str(error)
+        return calls, tuple(calibration)
+
+    def _time(self, kernels: Sequence[Kernel]) -> Timed:
+        specs = [program_spec(kernel) for kernel in kernels]
+        try:
+            times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
+        except _CandidateError as error:
+            self._restart()
+            raise kernel_error(kernels, str(error)) from None
+        return times, calibration
 
     def check(self) -> None:
         """Run the calibration kernels; DeviceError if even they fail."""
@@ -208,19 +177,6 @@ class LocalDevice:
                 f"the local device does not run the calibration kernels: {error}",
                 hint="see `ofatvm doctor`",
             ) from None
-
-    def _precise(
-        self, visits: list[list[Visit]], failures: list[list[str]], protocol: Protocol
-    ) -> bool:
-        """Whether every program of a one-process protocol is known well enough to stop early."""
-        if protocol.processes > 1:
-            return False
-        fine = [v for v, f in zip(visits, failures, strict=True) if len(f) < STRIKES and v]
-        return all(
-            len(found) >= MIN_ROUNDS
-            and summarise(found, self.visit_reference()).half_width <= protocol.half_width
-            for found in fine
-        )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._pool is None:
@@ -264,3 +220,11 @@ class _CandidateError(Exception):
 def program_spec(program: Program | Kernel) -> Spec:
     """A program, or the program of a kernel alone, as the child process gets it."""
     return str(program.path), program.sizes
+
+
+def kernel_error(kernels: Sequence[Kernel], reason: str) -> DeviceError:
+    """Some kernels of the library, which all ran once, do not run."""
+    return DeviceError(
+        f"a kernel of {kernels[0].symbol} to {kernels[-1].symbol} does not run: {reason}",
+        hint=f"delete {kernels[0].path.parent}, so that they are compiled anew",
+    )

@@ -1,4 +1,4 @@
-"""What every device promises, shown on this machine and on the one that pretends."""
+"""What every device promises: this machine, a board behind RPC, and the one that pretends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ofatvm.compiler.relax import Program
 from ofatvm.device import local
 from ofatvm.device.base import Device
 from ofatvm.device.local import LocalDevice
+from ofatvm.device.rpc import RpcDevice
+from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.timing import Latency
 from ofatvm.errors import DeviceError
 from ofatvm.pipeline.measure import programs_for
 from ofatvm.pipeline.setup import CALIBRATION, Setup
+from tests.rpc_boards import Stage, free_port, staged
 from tests.workbench import QUICK, PretendDevice, pretend_setup
 
 
@@ -30,11 +33,17 @@ class Case:
     gone: Device
 
 
-@pytest.fixture(params=["local", "pretend"])
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with staged(1) as stage:
+        yield stage
+
+
+@pytest.fixture(params=["local", "pretend", "rpc"])
 def case(
     request: pytest.FixtureRequest, bench: Setup, own_lock: None, tmp_path: Path
 ) -> Iterator[Case]:
-    setup = bench if request.param == "local" else pretend_setup(tmp_path)
+    setup = pretend_setup(tmp_path) if request.param == "pretend" else bench
     small, large = programs_for(setup, [setup.space.smallest(), setup.space.largest()])
     if request.param == "pretend":
         broken = Program(tmp_path / "broken.so", (), ())
@@ -45,6 +54,12 @@ def case(
     broken = Program(garbage, small.kernels, small.sizes)
     kernels = setup.library.require(CALIBRATION)
     calibration = [kernels[workload] for workload in CALIBRATION]
+    if request.param == "rpc":
+        address = request.getfixturevalue("stage").address
+        nobody = RpcAddress("127.0.0.1", free_port(), "nobody")
+        with RpcDevice(address, 1, calibration) as board:
+            yield Case(board, small, large, broken, RpcDevice(nobody, 1, calibration, 1.0))
+        return
     gone = LocalDevice(1, calibration, 1.0)
     gone.calibration = [(str(garbage), (1, 1, 1, 1))]
     with LocalDevice(1, calibration) as device, pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,9 @@
 // Run the compiled network from C++: ./classify MODEL.so INPUT [TOP]
 //
-// INPUT is a .npy file of float32, or the same numbers raw, already normalised, NHWC; it must have as
-// many numbers as the input below. Prints the TOP largest outputs (default 5) as "class value" lines,
-// or every output in order when TOP is 0. README.md has the line that compiles this file.
+// INPUT is a .npy file of float32, or the same numbers raw, already normalised, NHWC: one input as
+// below, or several after each other. Prints for each the TOP largest outputs (default 5) as
+// "class value" lines, or every output in order when TOP is 0. README.md has the line that compiles
+// this file.
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
@@ -36,7 +37,12 @@ struct Allocator {
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
 
-std::vector<float> ReadInput(const std::string& path) {
+int64_t InputSize() {
+  return std::accumulate(kInputShape.begin(), kInputShape.end(), int64_t{1},
+                         std::multiplies<int64_t>());
+}
+
+std::vector<float> ReadInputs(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("cannot open " + path);
   std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -54,16 +60,27 @@ std::vector<float> ReadInput(const std::string& path) {
       throw std::runtime_error(path + " is not a float32 array in C order");
     }
   }
-  const int64_t wanted = std::accumulate(kInputShape.begin(), kInputShape.end(), int64_t{1},
-                                         std::multiplies<int64_t>());
-  const size_t size = static_cast<size_t>(wanted) * sizeof(float);
-  if (bytes.size() - offset != size) {
-    throw std::runtime_error(path + " has " + std::to_string(bytes.size() - offset) +
+  const int64_t wanted = InputSize();
+  const size_t size = static_cast<size_t>(wanted) * sizeof(float), held = bytes.size() - offset;
+  if (held == 0 || held % size != 0) {
+    throw std::runtime_error(path + " has " + std::to_string(held) +
                              " bytes of numbers, the network takes " + std::to_string(size));
   }
-  std::vector<float> values(static_cast<size_t>(wanted));
-  std::memcpy(values.data(), bytes.data() + offset, size);
+  std::vector<float> values(held / sizeof(float));
+  std::memcpy(values.data(), bytes.data() + offset, held);
   return values;
+}
+
+void Print(const tvm::ffi::Tensor& y, size_t top) {
+  const float* output = static_cast<const float*>(y.data_ptr());
+  std::vector<size_t> order(static_cast<size_t>(y.numel()));
+  std::iota(order.begin(), order.end(), size_t{0});
+  if (top > 0) {
+    std::stable_sort(order.begin(), order.end(),
+                     [output](size_t a, size_t b) { return output[a] > output[b]; });
+    order.resize(std::min(order.size(), top));
+  }
+  for (size_t index : order) std::printf("%zu %.9g\n", index, output[index]);
 }
 
 int Run(int argc, char** argv) {
@@ -78,7 +95,7 @@ int Run(int argc, char** argv) {
   if (top < 0 || (argc > 3 && (end == argv[3] || *end != '\0'))) {
     throw std::runtime_error(std::string("TOP must be a whole number from 0, got ") + argv[3]);
   }
-  const std::vector<float> input = ReadInput(argv[2]);
+  const std::vector<float> inputs = ReadInputs(argv[2]);
 
   namespace ffi = tvm::ffi;
   ffi::Module library = ffi::Module::LoadFromFile(model);
@@ -91,18 +108,11 @@ int Run(int argc, char** argv) {
   ffi::Tensor x = ffi::Tensor::FromNDAlloc(
       Allocator(), ffi::ShapeView(kInputShape.data(), kInputShape.size()),
       DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
-  std::memcpy(x.data_ptr(), input.data(), input.size() * sizeof(float));
-  const ffi::Tensor y = network(x).cast<ffi::Tensor>();
-  const float* output = static_cast<const float*>(y.data_ptr());
-
-  std::vector<size_t> order(static_cast<size_t>(y.numel()));
-  std::iota(order.begin(), order.end(), size_t{0});
-  if (top > 0) {
-    std::stable_sort(order.begin(), order.end(),
-                     [output](size_t a, size_t b) { return output[a] > output[b]; });
-    order.resize(std::min(order.size(), static_cast<size_t>(top)));
+  const size_t size = static_cast<size_t>(InputSize());
+  for (size_t first = 0; first < inputs.size(); first += size) {
+    std::memcpy(x.data_ptr(), inputs.data() + first, size * sizeof(float));
+    Print(network(x).cast<ffi::Tensor>(), static_cast<size_t>(top));
   }
-  for (size_t index : order) std::printf("%zu %.9g\n", index, output[index]);
   return 0;
 }
 

@@ -11,16 +11,17 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
+from ofatvm.compiler.link import zig_path
 from ofatvm.elf import machine_of
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
+from ofatvm.paths import cache_dir
 
 # What qemu and zig call the machines of `elf.MACHINES`.
 _QEMU = {"i686": "i386"}
@@ -77,8 +78,14 @@ def lld() -> list[str]:
 
 def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
     """What a tool prints; CompileError with its last line if it fails."""
+    zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
     done = subprocess.run(
-        [str(word) for word in words], input=given, capture_output=True, text=True, check=False
+        [str(word) for word in words],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig_cache},
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
@@ -143,13 +150,13 @@ def _guest(machine: str, cache_dir: Path) -> Path:
 
 
 def _zig() -> list[str]:
-    try:
-        metadata.version("ziglang")
-    except metadata.PackageNotFoundError:
+    path = zig_path()
+    if path is None:
         raise MissingInputError(
-            "ziglang is not installed", hint="pip install ziglang, or make setup"
-        ) from None
-    return [sys.executable, "-m", "ziglang"]
+            "the simulated device needs ziglang, which is not installed",
+            hint="pip install ziglang, or make setup",
+        )
+    return [str(path)]
 
 
 def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequence[str]) -> Path:

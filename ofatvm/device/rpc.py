@@ -1,0 +1,167 @@
+"""Boards behind TVM's RPC tracker as one device: `rpc://HOST:PORT/KEY`.
+
+All boards of a key count as equal. Every round's visits are spread over them as they become free,
+so that each program is seen on several boards; a visit carries the yardstick's time on that same
+board in that same moment, which cancels what one board is slower by than another. A kernel's times
+are normalised by the calibration kernels beside it in the same way.
+
+See `ofatvm.device.rpc_boards` for lost boards, time-outs, and who is blamed for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.relax import Program
+from ofatvm.device.base import Kind
+from ofatvm.device.local import kernel_error, program_spec
+from ofatvm.device.rounds import (
+    KERNEL_MS,
+    STRIKES,
+    Timed,
+    Visited,
+    kernel_jobs,
+    least_ms,
+    measure_in_rounds,
+)
+from ofatvm.device.rpc_address import RpcAddress
+from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Failed, Job
+from ofatvm.device.timing import Latency, Protocol
+from ofatvm.device.visit import Spec, reference_time, time_kernels, visit_program
+from ofatvm.errors import DeviceError
+from ofatvm.events import Event, ignore
+
+
+class RpcDevice:
+    """The boards of one key; a context manager. Boards are held only while something is measured.
+
+    Entering looks whether there are boards and loads TVM; DeviceError if there are none.
+    """
+
+    kind: Kind = "measured"
+
+    def __init__(
+        self,
+        address: RpcAddress,
+        threads: int,
+        calibration: Sequence[Kernel],
+        reference_s: float | None = None,
+        *,
+        yardstick: Program | None = None,
+        yardstick_s: float | None = None,
+        timeout_s: float = TIMEOUT_S,
+        allow_network: bool = False,
+        on_event: Callable[[Event], None] = ignore,
+    ) -> None:
+        """`calibration`, `yardstick` and their times: see `LocalDevice`; `timeout_s`: `BoardPool`.
+
+        Addresses come from `parse_address`, which refuses hosts that are not this one.
+        """
+        self.name = f"rpc:{address.key}"
+        self.calibration = [program_spec(kernel) for kernel in calibration]
+        self.reference_s = reference_s
+        self.yardstick = None if yardstick is None else program_spec(yardstick)
+        self.yardstick_s = yardstick_s
+        self.boards = BoardPool(
+            address,
+            threads,
+            self.calibration,
+            timeout_s=timeout_s,
+            allow_network=allow_network,
+            on_event=on_event,
+        )
+
+    def __enter__(self) -> RpcDevice:
+        """Look for boards."""
+        self.boards.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the boards back."""
+        self.boards.__exit__(kind, error, trace)
+
+    def measure(
+        self,
+        programs: Sequence[Program],
+        protocol: Protocol,
+        *,
+        seed: int,
+        on_visit: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Latency | str]:
+        """See `Device.measure`. A program that fails twice is given up; the others go on."""
+        if not programs:
+            return []
+        yardstick = self.yardstick or self.calibration
+        jobs = [
+            (visit_program, (program_spec(p), yardstick, protocol.warmup_ms, protocol.block_ms))
+            for p in programs
+        ]
+        try:
+            return measure_in_rounds(
+                len(programs),
+                protocol,
+                seed=seed,
+                reference_s=self.visit_reference(),
+                visit=lambda order: self._visit([jobs[i] for i in order], order),
+                fresh=self.boards.release,
+                on_visit=on_visit,
+                strikes=STRIKES,
+            )
+        finally:
+            self.boards.release()
+
+    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+        """See `Device.time_kernels`; DeviceError if one fails."""
+        if not kernels:
+            return {}
+        try:
+            return least_ms(self._timed(kernel_jobs(kernels)), self.reference())
+        finally:
+            self.boards.release()
+
+    def reference(self) -> float:
+        """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
+        if self.reference_s is None:
+            self.reference_s = self._reference(self.calibration)
+        return self.reference_s
+
+    def visit_reference(self) -> float:
+        """Seconds that what visits are normalised by takes undisturbed."""
+        if self.yardstick is None:
+            return self.reference()
+        if self.yardstick_s is None:
+            self.yardstick_s = self._reference(self.yardstick)
+        return self.yardstick_s
+
+    def _reference(self, yardstick: Spec | list[Spec]) -> float:
+        try:
+            [(_, found)] = self.boards.run([(reference_time, (yardstick,))])
+        finally:
+            self.boards.release()
+        if isinstance(found, Failed):
+            raise DeviceError(
+                f"boards of {self.boards.address} do not run the yardstick: {found.text}",
+                hint=f"see `ofatvm devices check {self.boards.address}`",
+            )
+        return float(found.value)
+
+    def _visit(self, jobs: Sequence[Job], order: Sequence[int]) -> Iterator[tuple[int, Visited]]:
+        for number, found in self.boards.run(jobs):
+            yield order[number], found.text if isinstance(found, Failed) else found.value
+
+    def _timed(self, parts: Sequence[Sequence[Kernel]]) -> Iterator[tuple[Sequence[Kernel], Timed]]:
+        jobs = [
+            (time_kernels, ([program_spec(kernel) for kernel in part], self.calibration, KERNEL_MS))
+            for part in parts
+        ]
+        for number, found in self.boards.run(jobs):
+            if isinstance(found, Failed):
+                raise kernel_error(parts[number], found.text)
+            yield parts[number], found.value
