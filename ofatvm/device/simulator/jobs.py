@@ -21,12 +21,14 @@ from ofatvm.compiler.kernels import (
     library_digest,
 )
 from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program
 from ofatvm.compiler.schedule import ScheduleConfig
-from ofatvm.device.children import child_pool, outcome, set_threads
+from ofatvm.device.children import child_pool, last_line, outcome, set_threads
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.results import Results
 from ofatvm.device.simulator.simulate import TIMEOUT_S, simulate, simulator_digest
+from ofatvm.errors import CompileError, MeasurementError
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Simulations:
 
     def _all(
         self,
-        jobs: Mapping[str, tuple[Callable[..., list[StepCost]], object]],
+        jobs: Mapping[str, tuple[Callable[..., Outcome], object]],
         on_done: Callable[[int], None] = lambda done: None,
     ) -> dict[str, Outcome]:
         found: dict[str, Outcome] = {
@@ -123,10 +125,11 @@ class Simulations:
                 (key, self._pool.submit(function, argument, self.target, str(self.folder)))
             )
         for key, job in pending:
-            costs, error = outcome(job, "run")
+            done, died = outcome(job, "run")
+            found[key] = ([], died) if died else done
+            costs, error = found[key]
             if not error:
                 self._results.put({key: costs})
-            found[key] = (costs or [], error)
             on_done(len(found))
         return found
 
@@ -135,25 +138,44 @@ def _text(program: Program) -> str:
     return json.dumps([[astuple(step) for step in program.steps], program.sizes])
 
 
-def simulate_program(program: Program, target: Target, folder: str) -> list[StepCost]:
+def simulate_program(program: Program, target: Target, folder: str) -> Outcome:
     """Each step of a network; runs in a worker process."""
     objects = [kernel.object_path for kernel in program.kernels]
-    return simulate(target, program.steps, program.sizes, objects, Path(folder))
+    return _outcome(target, program.steps, program.sizes, objects, folder)
 
 
-def simulate_kernel(kernel: Kernel, target: Target, folder: str) -> list[StepCost]:
+def simulate_kernel(kernel: Kernel, target: Target, folder: str) -> Outcome:
     """A compiled kernel alone; runs in a worker process."""
     step = kernel_step(kernel.workload, kernel.config, kernel.symbol)
-    return simulate(target, [step], kernel.sizes, [kernel.object_path], Path(folder))
+    return _outcome(target, [step], kernel.sizes, [kernel.object_path], folder)
 
 
 def simulate_candidate(
     candidate: tuple[Workload, ScheduleConfig], target: Target, folder: str
-) -> list[StepCost]:
+) -> Outcome:
     """A workload under a schedule, compiled for this; runs in a worker process."""
     workload, config = candidate
     with tempfile.TemporaryDirectory(prefix="ofatvm-candidate-") as name:
         path = Path(name) / "candidate.o"
-        build_object(workload, config, CANDIDATE, target, path)
+        try:
+            build_object(workload, config, CANDIDATE, target, path)
+        except (RuntimeError, ValueError, TypeError) as error:
+            return [], f"build: {last_line(error)}"
         step = kernel_step(workload, config, CANDIDATE)
-        return simulate(target, [step], kernel_sizes(workload, config), [path], Path(folder))
+        return _outcome(target, [step], kernel_sizes(workload, config), [path], folder)
+
+
+def _outcome(
+    target: Target,
+    steps: Sequence[Step],
+    sizes: Sequence[int],
+    objects: Sequence[Path],
+    folder: str,
+) -> Outcome:
+    """What the code does wrong is its outcome; what the tools lack is an error of everything."""
+    if not steps:
+        return [], "run: it has no steps"
+    try:
+        return simulate(target, steps, sizes, objects, Path(folder)), ""
+    except (CompileError, MeasurementError) as error:
+        return [], f"run: {error.message}"

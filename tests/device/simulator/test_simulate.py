@@ -13,6 +13,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.device.simulator import tools
+from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.jobs import CANDIDATE, Simulations, simulate_candidate
 from ofatvm.device.simulator.simulate import simulate
 from ofatvm.errors import DeviceError, MeasurementError
@@ -48,32 +49,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("simulator")
 
 
+def costs_of(target: Target, config: ScheduleConfig, folder: Path) -> list[StepCost]:
+    costs, error = simulate_candidate((POINTWISE, config), target, str(folder))
+    assert not error
+    return costs
+
+
 def test_every_multiply_add_is_counted(folder: Path) -> None:
-    [cost] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
+    [cost] = costs_of(A72, GOOD, folder)
     assert cost.mix["multiply-add"] == POINTWISE.macs / 4, "four lanes each"
     # Not faster than one vector multiply-add a cycle, and within reach of that.
     assert POINTWISE.macs / 4 <= cost.cycles < 3 * POINTWISE.macs / 4
 
 
 def test_schedules_differ_and_repeat_to_the_last_digit(folder: Path, tmp_path: Path) -> None:
-    [good] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
-    [poor] = simulate_candidate((POINTWISE, POOR), A72, str(folder))
+    [good] = costs_of(A72, GOOD, folder)
+    [poor] = costs_of(A72, POOR, folder)
     assert poor.cycles > 1.5 * good.cycles
-    assert simulate_candidate((POINTWISE, GOOD), A72, str(tmp_path)) == [good]
+    assert costs_of(A72, GOOD, tmp_path) == [good]
 
 
 def test_threads_share_the_work(folder: Path) -> None:
     four = replace(A72, num_cores=4, threads=4)
-    [alone] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
-    [shared] = simulate_candidate((POINTWISE, GOOD), four, str(folder))
+    [alone] = costs_of(A72, GOOD, folder)
+    [shared] = costs_of(four, GOOD, folder)
     assert shared.mix["multiply-add"] == alone.mix["multiply-add"]
     assert alone.cycles / 4 <= shared.cycles < alone.cycles / 2
 
 
 def test_a_smaller_cache_costs_more(folder: Path) -> None:
     tiny = replace(MACHINE, caches=(Cache(1, 1, 4.0), MACHINE.caches[1]))
-    [large] = simulate_candidate((POINTWISE, GOOD), A72, str(folder))
-    [small] = simulate_candidate((POINTWISE, GOOD), replace(A72, machine=tiny), str(folder))
+    [large] = costs_of(A72, GOOD, folder)
+    [small] = costs_of(replace(A72, machine=tiny), GOOD, folder)
     assert small.compute_cycles == large.compute_cycles
     assert small.memory_cycles > 2 * large.memory_cycles
 
@@ -131,6 +138,6 @@ def test_other_machines(folder: Path, triple: str, cpu: str, options: dict[str, 
         pytest.skip(f"needs {name}")
     target = Target(name=cpu, mtriple=triple, mcpu=cpu, machine=replace(MACHINE, **options))
     config = ScheduleConfig(rows=1, columns=2, groups=1, lanes=4)
-    [cost] = simulate_candidate((POINTWISE, config), target, str(folder))
+    [cost] = costs_of(target, config, folder)
     assert cost.cycles > POINTWISE.macs / 8
     assert kernel_step(POINTWISE, config, CANDIDATE).symbol == CANDIDATE
