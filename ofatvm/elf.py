@@ -185,11 +185,10 @@ class _Dynamic:
         raise ValueError("outside")
 
     def _read(self, start: int, size: int) -> bytes:
-        self.file.seek(start)
-        data = self.file.read(size)
-        if len(data) != size:
+        if start + size > os.fstat(self.file.fileno()).st_size:
             raise ValueError("cut off")
-        return data
+        self.file.seek(start)
+        return self.file.read(size)
 
 
 @dataclass(frozen=True, slots=True)

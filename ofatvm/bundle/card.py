@@ -15,9 +15,10 @@ def runner_source() -> str:
     return (TEMPLATES / "run.py").read_text(encoding="utf-8")
 
 
-def cpp_source(shape: tuple[int, ...]) -> str:
-    """main.cc with the shape of the input."""
+def cpp_source(shape: tuple[int, ...], kind: str = "llvm") -> str:
+    """main.cc with the shape of the input, for a target's kind."""
     text = (TEMPLATES / "main.cc").read_text(encoding="utf-8")
+    text = text.replace("@DEVICE@", "kDLCUDA" if kind == "cuda" else "kDLCPU")
     return text.replace("@INPUT_SHAPE@", ", ".join(map(str, shape)))
 
 
@@ -28,7 +29,7 @@ def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
     """
     template = Template((TEMPLATES / "README.md.in").read_text(encoding="utf-8"))
     given, result = manifest.inputs[0], manifest.outputs[0]
-    steps = manifest.preprocessing
+    steps, target = manifest.preprocessing, manifest.target
     untrained = manifest.weights.source == "untrained"
     packages = ("apache-tvm", "apache-tvm-ffi")
     return template.substitute(
@@ -39,6 +40,13 @@ def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
         requirements=" ".join(
             f"{name}=={manifest.versions[name]}" for name in packages if name in manifest.versions
         ),
+        where=_where(manifest),
+        no_wheels=_NO_WHEELS.replace("MACHINE", manifest.machine)
+        if manifest.machine not in WHEELS
+        else "",
+        under_qemu=_under_qemu(manifest),
+        on_gpu=_ON_GPU.replace("ARCH", target.arch) if target.kind == "cuda" else "",
+        cuda_library=" -ltvm_runtime_cuda" if target.kind == "cuda" else "",
         input_name=given.name,
         input_type=_tensor(given),
         output_name=result.name,
@@ -54,6 +62,42 @@ _WARNING = """
 > are meaningless. Its speed, size and memory are real; an accuracy below is that of the same
 > architecture with trained weights.
 """
+
+
+# The machines for which there are wheels of TVM.
+WHEELS = ("x86_64", "aarch64")
+_NO_WHEELS = """
+There are no wheels of TVM for MACHINE: build its runtime from source, in the versions above.
+"""
+_UNDER_QEMU = """. On
+another machine, `main.cc` runs it under qemu-user if that is installed (`ofatvm doctor` names the
+packages), and it is not timed"""
+
+
+_ON_GPU = """
+**It runs on an NVIDIA GPU of ARCH and nowhere else, and it was never run**: there was none where
+it was made. `run.py` and `main.cc` copy the input to the GPU and the output back; they need the
+driver and `libtvm_runtime_cuda.so` beside `libtvm_runtime.so`. Where TVM's wheel for the board has
+none, build TVM's runtime from source with CUDA, in the versions below. Without a GPU, `run.py` ends
+with one line that says so.
+"""
+_NOT_HERE = """. Without
+running it on such a GPU, `verify` checks everything but the output and the latency, and says so"""
+
+
+def _under_qemu(manifest: Manifest) -> str:
+    if manifest.target.kind == "cuda":
+        return _NOT_HERE
+    return _UNDER_QEMU if manifest.machine != "x86_64" else ""
+
+
+def _where(manifest: Manifest) -> str:
+    """On which machine the commands are for, in a sentence."""
+    target, cores = manifest.target, manifest.target.num_cores
+    return (
+        f"On a Linux machine that is {manifest.machine}, in this folder; the code is for "
+        f"{target.name} with {cores} core{'s' if cores > 1 else ''}."
+    )
 
 
 def _weights_licence(licence: str, *, untrained: bool) -> str:
@@ -96,13 +140,17 @@ def _rows(manifest: Manifest) -> dict[str, str]:
     if manifest.agreement:
         share, images = manifest.agreement.same_class_percent, manifest.agreement.images
         rows["agreement"] = f"same class as PyTorch for {share:.5g} % of {images:,} images"
+    if manifest.verified:
+        rows["checked against PyTorch"] = str(manifest.verified)
+    if manifest.notes:
+        rows["notes"] = "; ".join(manifest.notes)
     rows["latency"] = _latency(manifest.latency)
     rows["multiply-accumulates"] = f"{manifest.macs:,} MACs"
     rows["parameters"] = f"{manifest.params:,}"
     rows["size of model.so"] = f"{manifest.size_bytes:,} bytes"
     rows["coverage"] = f"{manifest.coverage:.1%} of the MACs run in tuned kernels"
     rows["target"] = f"{target.name} ({options}), fingerprint {target.fingerprint}"
-    rows["machine"] = manifest.machine
+    rows["machine"] = manifest.machine + (f", {manifest.elf}" if manifest.elf else "")
     rows["CPU features needed"] = " ".join(manifest.cpu_features) or "none beyond the baseline"
     rows["made with"] = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())
     rows["seeds"] = ", ".join(f"{name} {seed}" for name, seed in manifest.seeds.items()) or "none"

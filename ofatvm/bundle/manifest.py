@@ -1,4 +1,4 @@
-"""`Manifest`: what a bundle says about itself, as manifest.json (schema 3; reads 1 to 3)."""
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 4; reads 1 to 4)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from ofatvm.errors import BundleError, TargetError
 from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.target import Target, target_from_dict
 
-SCHEMA = 3
-# What manifests of an older schema do not say: its first schema.
-_SINCE = {"agreement": 2, "elf": 3, "verified": 3}
+SCHEMA = 4
+# What manifests of an older schema do not say: its first schema, and what stands for it.
+_SINCE: dict[str, tuple[int, Any]] = {
+    "agreement": (2, None),
+    "elf": (3, None),
+    "verified": (3, None),
+    "notes": (4, []),
+}
 FORMAT = "ofatvm-bundle"
 FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 64
+MAX_NOTES = 16
 MAX_FILE_BYTES = 4 << 30
 MAX_TEXT = 2000
 MAX_ELEMENTS = 1 << 28
@@ -248,7 +254,8 @@ class Manifest:
     `cpu_features` are names of /proc/cpuinfo that the code needs; `coverage` is 0 to 1. The last
     five fields are filled in by `write_bundle`. Of the target, only what generates code is kept.
     `agreement` is None where it was not examined, as in every bundle of schema 1; `verified` and
-    `elf` are None in every bundle of schema 1 or 2.
+    `elf` are None in every bundle of schema 1 or 2. `notes` are sentences about the code without a
+    dot; there are none before schema 4.
     """
 
     arch: str
@@ -269,6 +276,7 @@ class Manifest:
     seeds: dict[str, int]
     agreement: Agreement | None = None
     verified: Verified | None = None
+    notes: tuple[str, ...] = ()
     created: str = field(default_factory=now)
     machine: str = ""
     elf: Elf | None = None
@@ -285,6 +293,7 @@ class Manifest:
             value = getattr(self, name)
             _require(value >= 0, f"{name} must not be negative, got {value}")
         _require(0 <= self.coverage <= 1, f"coverage must be 0 to 1, got {self.coverage}")
+        _require(len(self.notes) <= MAX_NOTES, f"a manifest has at most {MAX_NOTES} notes")
         _require(len(self.files) <= MAX_FILES, f"a bundle has at most {MAX_FILES} files")
         _require(
             all(re.fullmatch(r"[a-z0-9_]{1,32}", name) for name in self.cpu_features),
@@ -339,9 +348,9 @@ def parse_manifest(data: bytes) -> Manifest:
             f"{FILE_NAME} has schema {str(schema)[:20]}, this ofatvm reads 1 to {SCHEMA}",
             hint="use the ofatvm that wrote it",
         )
-    for name, since in _SINCE.items():
+    for name, (since, unsaid) in _SINCE.items():
         if schema < since:
-            value.setdefault(name, None)
+            value.setdefault(name, unsaid)
     decoded: Manifest = _decode(Manifest, value, FILE_NAME)
     return decoded
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +17,14 @@ from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
 from ofatvm.elf import host_machine, read_elf
 from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
+from ofatvm.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
 
 TOLERANCE = 1e-3
 EMULATION_FACTOR = 5
+NEEDS_GPU = "needs an NVIDIA GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +145,15 @@ def verify_bundle(
 
 def _why_not(manifest: Manifest) -> str:
     """Why this machine cannot run the bundle's code at all; empty when it can."""
+    if manifest.target.kind == "cuda":
+        return NEEDS_GPU
     here = host_machine()
     if manifest.machine == here:
         return ""
     from ofatvm.device.qemu import why_not_emulated
 
     foreign = f"compiled for {manifest.machine}, this machine is {here}"
-    reason = why_not_emulated(manifest.target)
+    reason = why_not_emulated(_foreign_target(manifest))
     installed = metadata.version("apache-tvm")
     built_with = manifest.versions.get("apache-tvm", installed)
     if not reason and built_with != installed:
@@ -231,7 +235,7 @@ def _emulate(
         bundle / "model.so",
         sample.input,
         bundle / "main.cc",
-        manifest.target,
+        _foreign_target(manifest),
         classes=sample.output.shape[-1],
         timeout_s=timeout_s * EMULATION_FACTOR,
         on_event=on_event,
@@ -242,6 +246,14 @@ def _emulate(
         Check("latency", "not run", "how long an emulator takes says nothing of the board"),
     ]
     return VerifyReport(path, manifest, tuple(checks), max_error=error, emulator=str(emulator))
+
+
+def _foreign_target(manifest: Manifest) -> Target:
+    """The target with a triple: that of the machine where it was made has none."""
+    if manifest.target.kind != "llvm" or manifest.target.mtriple:
+        return manifest.target
+    environment = "gnueabihf" if manifest.machine == "arm" else "gnu"
+    return replace(manifest.target, mtriple=f"{manifest.machine}-linux-{environment}")
 
 
 def _agreed(error: float) -> str:

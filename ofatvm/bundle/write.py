@@ -64,7 +64,7 @@ def write_bundle(
     files = {
         "model.so": code,
         "run.py": runner_source().encode(),
-        "main.cc": cpp_source(manifest.inputs[0].shape).encode(),
+        "main.cc": cpp_source(manifest.inputs[0].shape, manifest.target.kind).encode(),
         "README.md": _card(manifest, sample_image, licence),
         "sample/input.npy": _npy(sample_input),
         "sample/output.npy": _npy(sample_output),

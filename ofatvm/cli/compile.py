@@ -9,7 +9,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
-from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
+from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps, verified_text
 from ofatvm.cli.space_options import device_options, read_source, target_options
 from ofatvm.errors import DeviceError
 from ofatvm.events import Notice
@@ -114,6 +114,7 @@ def command(
         "weights": data["weights"],
         "accuracy": accuracy_text(data["accuracy"]),
         "agreement": agreement_text(data["agreement"]),
+        "verified": verified_text(data["verified"]),
         "latency": None
         if latency is None
         else f"{latency:.4g} ms, {data['latency_kind']}, {target.threads} threads",

@@ -15,10 +15,13 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, table
+from ofatvm.elf import host_machine, machine_of
 from ofatvm.errors import MissingInputError
 from ofatvm.paths import checkout, data_dir
 
 Status = Literal["ok", "warning", "missing"]
+# What code is often made for on another machine.
+FOREIGN = ("aarch64-linux-gnu", "arm-linux-gnueabihf", "riscv64-linux-gnu")
 COMPILERS = ("g++", "clang++", "c++")
 GIB = 2**30
 COLUMNS = (
@@ -63,11 +66,13 @@ def all_checks(workspace: Path) -> Iterator[Check]:
     yield from package_checks(locked_versions())
     yield linker_check("ld", "binutils")
     yield linker_check("cc", "gcc")
+    yield zig_check()
     yield from machine_checks(workspace)
     yield records_check()
     yield compiler_check()
-    yield tool_check("qemu-aarch64", "the simulated device", "apt install qemu-user")
     yield tool_check("llvm-mca", "the simulated device", "apt install llvm")
+    for triple in FOREIGN:
+        yield from foreign_checks(triple)
 
 
 def locked_versions() -> dict[str, str]:
@@ -132,6 +137,42 @@ def linker_check(name: str, package: str) -> Check:
     if found:
         return Check(name, "ok", found, needed)
     return Check(name, "missing", "none", needed, f"apt install {package}")
+
+
+def zig_check() -> Check:
+    """The linker of the ziglang package, which makes libraries for other machines."""
+    from ofatvm.compiler.link import zig_path
+
+    needed, found = "optional: to link for other machines", zig_path()
+    if found:
+        return Check("zig", "ok", str(found), needed)
+    return Check("zig", "ok", "none", needed, "pip install ziglang")
+
+
+def foreign_checks(triple: str) -> Iterator[Check]:
+    """What links, compiles and runs code for another machine here; none for this machine's own."""
+    from ofatvm.compiler.link import gnu_prefix
+    from ofatvm.device.qemu import emulator_name, find_sysroot, packages
+    from ofatvm.device.runtime import NAMES, pinned, runtime_folder
+
+    machine = machine_of(triple)
+    if machine == host_machine():
+        return
+    prefix = gnu_prefix(triple)
+    yield tool_check(f"{prefix}-ld", "instead of zig", f"apt install binutils-{prefix}")
+    yield tool_check(f"{prefix}-g++", "main.cc, faster than zig", f"apt install g++-{prefix}")
+    emulator, libraries = packages(triple)
+    yield tool_check(emulator_name(machine), f"to run {machine} code", f"apt install {emulator}")
+    needed, root = f"optional: to run {machine} code", find_sysroot(triple)
+    name = f"{machine} libraries"
+    hint = None if root else f"apt install {libraries}"
+    yield Check(name, "ok", str(root or "none"), needed, hint)
+    folder, there = runtime_folder(machine), "none; verify fetches it"
+    if all((folder / name).is_file() for name in NAMES):
+        there = str(folder)
+    elif not pinned(machine):
+        there = "none; there are no wheels"
+    yield Check(f"{machine} TVM runtime", "ok", there, needed)
 
 
 def machine_checks(workspace: Path) -> Iterator[Check]:

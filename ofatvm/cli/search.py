@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ofatvm.pipeline.setup import Setup
 
 MARK = Column("mark", "", left=True)
-COLUMNS = (
+SPREAD = (
     Column("interval", "95 % interval"),
     Column("p90", "p90", lambda value: f"{value:.4g}"),
+)
+COLUMNS = (
     Column("macs", "M MACs", lambda value: f"{value / 1e6:.3g}"),
     Column("size", "MB", lambda value: f"{value / 1e6:.1f}"),
     Column("coverage", "coverage", lambda value: f"{value:.0%}"),
@@ -31,9 +33,7 @@ COLUMNS = (
 
 @click.command("search", help="Find, verify and ship the best network for a target.")
 @target_options
-@click.option(
-    "--latency-ms", type=LATENCY_MS, help="Latency at most, measured or simulated."
-)
+@click.option("--latency-ms", type=LATENCY_MS, help="Latency at most, measured or simulated.")
 @click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
@@ -188,6 +188,8 @@ def _text(data: dict[str, Any], width: int | None) -> str:
     ]
     pick = data["pick"]
     accuracy = Column("accuracy", f"top-1 % {pick['accuracy_kind']}", lambda value: f"{value:.2f}")
+    # What is simulated has no spread.
+    spread = SPREAD if pick["latency_kind"] == "measured" else ()
     latency = Column("latency", f"ms {pick['latency_kind']}", lambda value: f"{value:.4g}")
     count = pick["accuracy_images"]
     images = "" if count is None else f" on {count} held-out images"
@@ -203,4 +205,4 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         **next_steps(data["bundle"]),
     }
     known = {name: value for name, value in facts.items() if value is not None}
-    return f"{table(rows, (MARK, accuracy, latency, *COLUMNS), width)}\n\n{pairs(known)}"
+    return f"{table(rows, (MARK, accuracy, latency, *spread, *COLUMNS), width)}\n\n{pairs(known)}"

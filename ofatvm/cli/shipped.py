@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ofatvm.elf import elf_machine, host_machine
+from ofatvm.errors import BundleError
+
 
 def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:
     """The accuracy in a manifest, with what kind it is and on what."""
@@ -23,12 +26,30 @@ def agreement_text(agreement: Mapping[str, Any] | None) -> str | None:
     return f"same class as PyTorch for {share:.5g} % of {images} images"
 
 
+def verified_text(verified: Mapping[str, Any] | None) -> str | None:
+    """How the shipped code was compared with PyTorch, or why it was not."""
+    if verified is None or verified["max_error"] is None:
+        return None if verified is None else str(verified["how"])
+    error, images = verified["max_error"], verified["images"]
+    return f"max error {error:.1e} of the largest output, {images} images, {verified['how']}"
+
+
 def next_steps(bundle: str | Path) -> dict[str, str]:
-    """What to type next: verify the bundle, and try it on its own picture if it has one."""
+    """What to type next: verify the bundle, and try it on its own picture if it has one.
+
+    Code for another machine cannot be tried here.
+    """
     folder = Path(bundle)
     steps = {"next": f"ofatvm verify {shlex.quote(str(folder))}"}
     picture = folder / "sample" / "image.png"
-    if picture.is_file():
+    if picture.is_file() and _is_for_here(folder / "model.so"):
         script = shlex.quote(str(folder / "run.py"))
         steps["and"] = f"python {script} {shlex.quote(str(picture))}"
     return steps
+
+
+def _is_for_here(model: Path) -> bool:
+    try:
+        return elf_machine(model) == host_machine()
+    except (BundleError, OSError):
+        return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,59 @@ from ofatvm.errors import MeasurementError
 
 MAIN = "main"
 WARM_UP_CALLS = 3
+# TVM's names for the CPU and for an allocator; a device's kind is above its session's number.
+CPU, POOLED, SESSION_MASK = 1, 2, 128
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNetwork:
+    """A program on a board's GPU, with its input and weights in place."""
+
+    machine: Any
+    device: Any
+
+    def samples_ms(self, count: int, *, calls: int = 1) -> list[float]:
+        """Milliseconds of one call, `count` times the mean of `calls` calls in a row."""
+        evaluate = self.machine.time_evaluator(
+            "invoke_stateful", self.device, number=calls, repeat=count
+        )
+        return [1000.0 * seconds for seconds in evaluate(MAIN).results]
+
+
+def load_gpu(
+    session: Any,
+    path: Path,
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    kind: str = "cuda",
+    seed: int = 0,
+) -> GpuNetwork:
+    """Send a program to a board and load it there; whatever TVM raises is raised.
+
+    `session` is TVM's RPC session, or `tvm.rpc.LocalSession()`; `path` and `shapes` are those of a
+    `GpuProgram`. The input is drawn from the seed. The weights are whatever the board's memory
+    holds: no schedule's time depends on them, and none are sent.
+    """
+    import tvm
+
+    device = session.device(kind, 0)
+    if not device.exist:
+        raise RuntimeError(f"the board has no {kind} device, or its TVM has no runtime for it")
+    name = f"{next(_numbers)}-{path.name}"
+    session.upload(bytearray(path.read_bytes()), name)
+    try:
+        # What relax.VirtualMachine does, which needs more of TVM than a session's process loads.
+        machine = session.load_module(name)["vm_load_executable"]()
+    finally:
+        session.remove(name)  # the board may have little room, and what is loaded stays loaded
+    kinds = dict.fromkeys((int(device.dlpack_device_type()) % SESSION_MASK, CPU))
+    machine["vm_initialization"](*(number for each in kinds for number in (each, 0, POOLED)))
+    image = np.random.default_rng(seed).standard_normal(shapes[0], dtype=np.float32)
+    tensors = [tvm.runtime.tensor(image, device=device)]
+    tensors += [tvm.runtime.empty(shape, "float32", device=device) for shape in shapes[1:]]
+    machine["set_input"](MAIN, *tensors)
+    return GpuNetwork(machine, device)
 
 
 def measure_gpu(
@@ -26,32 +81,16 @@ def measure_gpu(
 ) -> list[float]:
     """Milliseconds of one call, `repeats` times the mean of `calls` calls in a row.
 
-    `session` is TVM's RPC session, or `tvm.rpc.LocalSession()`; `path` and `shapes` are those of a
-    `GpuProgram`. The input is drawn from the seed. The weights are whatever the board's memory
-    holds: no schedule's time depends on them, and none are sent. A program that fails is a
-    MeasurementError; if the board does not answer after that, what TVM raised is raised, so that
-    a lost board is no bad program.
+    For the arguments see `load_gpu`. A program that fails is a MeasurementError; if the board does
+    not answer after that, what TVM raised is raised, so that a lost board is no bad program.
     """
-    import tvm
-    from tvm import relax
-
-    device = session.device(kind, 0)
-    session.upload(bytearray(path.read_bytes()), path.name)
     try:
-        machine = relax.VirtualMachine(session.load_module(path.name), device)
-        image = np.random.default_rng(seed).standard_normal(shapes[0], dtype=np.float32)
-        tensors = [tvm.runtime.tensor(image, device=device)]
-        tensors += [tvm.runtime.empty(shape, "float32", device=device) for shape in shapes[1:]]
-        machine.set_input(MAIN, *tensors)
-        for _ in range(WARM_UP_CALLS):
-            machine.invoke_stateful(MAIN)
-        evaluate = machine.time_evaluator("invoke_stateful", device, number=calls, repeat=repeats)
-        samples_s = evaluate(MAIN).results
-        session.remove(path.name)
+        network = load_gpu(session, path, shapes, kind=kind, seed=seed)
+        network.samples_ms(WARM_UP_CALLS)
+        return network.samples_ms(repeats, calls=calls)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        session.remove(path.name)
+        session.get_function("runtime.NumThreads")  # raises if the board does not answer
         lines = str(error).strip().splitlines()
         raise MeasurementError(
             f"the program does not run on the board: {lines[-1][:200] if lines else type(error)}"
         ) from None
-    return [1000.0 * seconds for seconds in samples_s]

@@ -39,13 +39,15 @@ class Program:
     """A subnet ready for measuring: a library with the packed function `forward`.
 
     `steps` are its kernel calls, from which a device that links for itself does so: then there is
-    no file at `path`. `sizes`: how many numbers input, weights, workspace and output have.
+    no file at `path`. `sizes`: how many numbers input, weights, workspace and output have. A GPU's
+    library has `main` instead, which takes tensors of `shapes`; its kernels stand nowhere.
     """
 
     path: Path
     kernels: tuple[Kernel, ...]
     sizes: tuple[int, ...]
     steps: tuple[Step, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def pack_weight(weight: np.ndarray, kernel: Kernel) -> np.ndarray:

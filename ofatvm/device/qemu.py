@@ -32,7 +32,7 @@ from ofatvm.target import Target
 COMPILE_TIMEOUT_S = 1800.0
 # No core files, and none of more than 256 MiB (in units of 512 bytes).
 LIMITED = ("/bin/sh", "-c", 'ulimit -c 0 -f 524288; exec "$@"', "sh")
-# TVM's idle threads spin by giving up their turn; emulated on a busy machine, one image took minutes.
+# TVM's idle threads spin by giving up their turn: on a busy machine one image then took minutes.
 SLEEPING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
 _PROGRAMS = {"i686": "qemu-i386"}
 _LOADERS = {
@@ -69,9 +69,14 @@ class Emulator:
         return [str(self.path), *cpu, *paths]
 
 
+def emulator_name(machine: str) -> str:
+    """What qemu-user for a machine is called."""
+    return _PROGRAMS.get(machine, f"qemu-{machine}")
+
+
 def emulator_program(machine: str) -> Path | None:
     """qemu-user for a machine, linked statically or not."""
-    name = _PROGRAMS.get(machine, f"qemu-{machine}")
+    name = emulator_name(machine)
     found = shutil.which(name) or shutil.which(f"{name}-static")
     return Path(found) if found else None
 
@@ -91,11 +96,11 @@ def find_sysroot(triple: str) -> Path | None:
     return None
 
 
-def packages(triple: str) -> str:
-    """What to install for emulating a machine."""
+def packages(triple: str) -> tuple[str, str]:
+    """What to install for emulating a machine: the emulator, and the machine's libraries."""
     machine = machine_of(triple)
     name = _DEBIAN.get(machine, machine)
-    return f"qemu-user libc6-{name}-cross libstdc++6-{name}-cross"
+    return "qemu-user", f"libc6-{name}-cross libstdc++6-{name}-cross"
 
 
 def why_not_emulated(target: Target) -> str:
@@ -109,11 +114,12 @@ def why_not_emulated(target: Target) -> str:
     machine = machine_of(triple)
     lacking = []
     if emulator_program(machine) is None:
-        lacking.append(_PROGRAMS.get(machine, f"qemu-{machine}"))
+        lacking.append(emulator_name(machine))
     if find_sysroot(triple) is None:
         lacking.append(f"the C library of {machine}")
     if lacking:
-        return f"this machine lacks {' and '.join(lacking)} (apt-get install {packages(triple)})"
+        what, way = " and ".join(lacking), " ".join(packages(triple))
+        return f"this machine lacks {what} (apt-get install {way})"
     return why_no_runtime(machine)
 
 
@@ -190,9 +196,11 @@ def _outputs(path: Path, images: int, classes: int) -> np.ndarray:
         if len(lines) != images * classes:
             raise ValueError(f"{len(lines)} lines for {images} images of {classes} classes")
         rows = np.array([line.split() for line in lines], dtype=np.float64)
-        if not np.array_equal(rows[:, 0], np.tile(np.arange(classes), images)):
+        if rows.shape[1:] != (2,) or not np.array_equal(
+            rows[:, 0], np.tile(np.arange(classes), images)
+        ):
             raise ValueError("classes out of order")
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise MeasurementError(f"model.so gave nonsense: {' '.join(str(error).split())}") from None
     return rows[:, 1].astype(np.float32).reshape(images, classes)
 
@@ -217,7 +225,7 @@ def _check_libraries(runtime: Path, emulator: Emulator, triple: str) -> None:
     if lacking:
         raise MissingInputError(
             f"the TVM runtime needs {', '.join(lacking)}, which {emulator.sysroot} lacks",
-            hint=f"apt-get install {packages(triple)}",
+            hint=f"apt-get install {packages(triple)[1]}",
         )
 
 

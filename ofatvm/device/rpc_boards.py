@@ -108,14 +108,19 @@ class BoardPool:
         threads: int,
         calibration: Sequence[Spec],
         *,
+        check: Job | None = None,
         timeout_s: float = TIMEOUT_S,
         allow_network: bool = False,
         on_event: Callable[[Event], None] = ignore,
     ) -> None:
-        """`calibration`: programs that every board which is well can run."""
+        """`calibration`: programs that every board which is well can run, unless `check` says else.
+
+        `threads` is 0 where it does not matter how many threads a board runs.
+        """
         self.address = address
         self.threads = threads
         self.calibration = list(calibration)
+        self.check = check
         self.timeout_s = timeout_s
         self.allow_network = allow_network
         self.on_event = on_event
@@ -325,7 +330,9 @@ class BoardPool:
     def _check(self, slot: _Slot, left_s: float = float("inf")) -> None:
         """Run the calibration kernels; CallError if they do not run."""
         limit_s = max(0.5, min(self.timeout_s / 2, left_s))
-        slot.call(time_kernels, [], self.calibration, 1.0, limit_s=limit_s)
+        # Not earlier: a bench has its calibration kernel only once it is built.
+        function, arguments = self.check or (time_kernels, ([], self.calibration, 1.0))
+        slot.call(function, *arguments, limit_s=limit_s)
 
     def _note(self, slot: _Slot, trouble: CallError) -> None:
         """Give a board up that is not well; one that never was, and says why, ends the run."""
@@ -369,7 +376,7 @@ def differences(described: dict[str, Any], threads: int) -> list[tuple[str, str]
         if theirs and theirs != own:
             text = f"has {package} {theirs}, this side has {own}"
             found.append((text, f"on the board: pip install {package}=={own}"))
-    if described["threads"] != threads:
+    if threads and described["threads"] != threads:
         text = f"runs {described['threads']} threads where {threads} are asked for"
         found.append((text, f"on the board: ofatvm devices serve --threads {threads}"))
     return found

@@ -68,7 +68,7 @@ def open_session(host: str, port: int, key: str, limit_s: float, threads: int) -
     """Connect to a board, which ends the session after `limit_s`; what the board says of itself.
 
     From then on this process loads programs onto the board. A plain TVM server says nothing of
-    itself but `threads`, the size of its pool after it was asked for `threads`.
+    itself but `threads`, the size of its pool after it was asked for `threads`, if that is not 0.
     """
     from tvm import rpc
 
@@ -81,7 +81,7 @@ def open_session(host: str, port: int, key: str, limit_s: float, threads: int) -
     if describe is not None:
         described = json.loads(describe())
     configure = _function(remote, "runtime.config_threadpool")
-    if configure is not None:
+    if configure is not None and threads:
         configure(1, threads)
     described["threads"] = int(remote.get_function("runtime.NumThreads")())
     visit.MAX_LOADED = MAX_LOADED

@@ -6,11 +6,13 @@ import os
 import platform
 from collections.abc import Callable
 
-from ofatvm.errors import TargetError, UsageError
+from ofatvm.errors import DeviceError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
 
 AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
+# What `auto` is for a GPU: nothing here runs its code, which is an error when it must be run.
+NONE = "none"
 
 
 def choose_device(
@@ -23,13 +25,17 @@ def choose_device(
     """The device that a --device value means for a target, in its full spelling.
 
     `auto` is this machine where its CPU runs the target's code, else the simulated device, which is
-    said. Raises UsageError for what is no device, and TargetError for this machine if it does not
-    run the code.
+    said; for a GPU it is none. Raises UsageError for what is no device, TargetError for this
+    machine if it does not run the code, and DeviceError for a GPU's code anywhere but on a board.
     """
     if text.startswith(RPC):
         from ofatvm.device.rpc_address import parse_address
 
         return str(parse_address(text, allow_network=allow_network))
+    if target.kind == "cuda" and text in (AUTO, LOCAL, SIMULATED):
+        if text == AUTO:
+            return NONE
+        raise no_gpu(target)
     if text == AUTO:
         if target.kind == "llvm" and runs_here(target):
             return LOCAL
@@ -48,9 +54,18 @@ def choose_device(
     return text
 
 
+def no_gpu(target: Target) -> DeviceError:
+    """That a GPU's code cannot be run here."""
+    return DeviceError(
+        f"nothing here runs code for {target.name}: it needs its GPU, and no GPU is simulated",
+        hint="give its board: --device rpc://HOST:PORT/KEY, with `ofatvm devices serve` on it; or "
+        "`ofatvm compile`, which needs no device",
+    )
+
+
 def require_local(target: Target) -> None:
     """Raise TargetError unless the target's code runs on this machine, with all its threads."""
-    if not runs_here(target):
+    if target.kind != "llvm" or not runs_here(target):
         raise TargetError(
             f"code for {target.name} does not run on this machine",
             hint="give --device simulated, or a board: --device rpc://HOST:PORT/KEY",

@@ -13,6 +13,7 @@ from ofatvm.device.base import Device
 from ofatvm.device.local import LocalDevice
 from ofatvm.events import Event, ignore
 from ofatvm.pipeline.device_choice import LOCAL, SIMULATED, require_local
+from ofatvm.pipeline.gpu import open_gpu, require_gpu
 from ofatvm.pipeline.measure import device_state, programs_for
 from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.store import Store
@@ -37,6 +38,12 @@ def open_device(
 
         with SimulatedDevice(setup.target, setup.workspace / "simulator") as simulated:
             yield simulated
+        return
+    if setup.gpu:
+        require_gpu(setup)
+        yardstick, run = yardstick_program(setup), device_state(setup)
+        with open_gpu(setup, store, yardstick, run, on_event=on_event) as boards:
+            yield boards
         return
     kernels = setup.library.require(CALIBRATION)
     calibration = [kernels[workload] for workload in CALIBRATION]
@@ -91,13 +98,13 @@ def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> B
         from ofatvm.tuning.workers import Workers
 
         require_local(setup.target)
-        return Workers(setup.target, setup.unit, builders=builders)
+        return Workers(setup.target, setup.vectors, builders=builders)
     from ofatvm.device.rpc_address import parse_address
     from ofatvm.tuning.rpc_bench import RpcBench
 
     return RpcBench(
         setup.target,
-        setup.unit,
+        setup.vectors,
         parse_address(setup.device, allow_network=setup.allow_network),
         builders=builders,
         allow_network=setup.allow_network,

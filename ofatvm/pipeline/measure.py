@@ -22,6 +22,7 @@ from ofatvm.errors import CompileError, MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
+from ofatvm.pipeline.gpu import gpu_digest, gpu_programs, known_costs
 from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
@@ -46,6 +47,19 @@ def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -
     kernels = setup.library.require(workloads)
     on_event(StageFinished("compile", f"{len(kernels)} kernels ready", monotonic() - started))
     return list(kernels.values())
+
+
+def known_times(
+    setup: Setup, store: Store, device: Device, *, on_event: Callable[[Event], None] = ignore
+) -> BlockTable:
+    """What is known of every subnet's latency before it is measured, as a table that sums it up.
+
+    The milliseconds of its kernels, each compiled and timed alone; on a GPU, see `known_costs`.
+    """
+    if setup.gpu:
+        return known_costs(setup, on_event)
+    kernels = compile_space(setup, on_event=on_event)
+    return kernel_times(setup, store, device, kernels, on_event=on_event)
 
 
 def kernel_times(
@@ -89,9 +103,11 @@ def programs_for(
     setup: Setup, archs: Sequence[Arch], *, folder: Path | None = None
 ) -> list[Program]:
     """Programs for measuring, built in the setup's worker processes, where the device needs it."""
-    kernels = setup.library.require(setup.workloads(archs))
     folder = folder or setup.workspace / "programs" / setup.target.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
+    if setup.gpu:
+        return gpu_programs(setup, archs, folder)
+    kernels = setup.library.require(setup.workloads(archs))
     jobs: list[Future[Program]] = []
     programs: list[Program] = []
     for arch in archs:
@@ -220,6 +236,8 @@ def _measurement(
 
 
 def _digest(setup: Setup, arch: Arch) -> str:
+    if setup.gpu:
+        return gpu_digest(setup, [arch])
     return library_digest(setup.library.kernel(workload) for workload in setup.workloads([arch]))
 
 

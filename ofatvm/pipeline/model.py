@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ofatvm.compiler.kernels import library_digest
 from ofatvm.measurement import Measurement
+from ofatvm.pipeline.gpu import space_digest
 from ofatvm.pipeline.measure import latencies_ms
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.features import BlockTable
@@ -16,8 +17,11 @@ from ofatvm.tuning.workloads import space_workloads
 
 def model_folder(setup: Setup) -> Path:
     """Where the model of this target, thread count, space, resolution and kernels is kept."""
-    uses = space_workloads(setup.space, setup.resolution)
-    kernels = library_digest(setup.library.kernel(use.workload) for use in uses)
+    if setup.gpu:
+        kernels = space_digest(setup)
+    else:
+        uses = space_workloads(setup.space, setup.resolution)
+        kernels = library_digest(setup.library.kernel(use.workload) for use in uses)
     device = "" if setup.device == "local" else f"{setup.device.split(':')[0]}-"
     name = f"{device}{setup.target.fingerprint}-{setup.target.threads}-{kernels}"
     return setup.workspace / "models" / f"latency-{name}-{setup.space.code}-{setup.resolution}"

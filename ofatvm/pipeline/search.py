@@ -17,8 +17,7 @@ from ofatvm.events import Event, Notice, ignore
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.feasible import limits_text, require_feasible
 from ofatvm.pipeline.measure import (
-    compile_space,
-    kernel_times,
+    known_times,
     latencies_ms,
     measure,
     require_some,
@@ -200,8 +199,7 @@ def search(
         rng=np.random.default_rng([config.seed, 3]),
         slack_percent=0.0 if supernet is None else PREDICTION_SLACK,
     )
-    kernels = compile_space(setup, on_event=on_event)
-    run.kernel_ms = kernel_times(setup, store, device, kernels, on_event=on_event)
+    run.kernel_ms = known_times(setup, store, device, on_event=on_event)
     first = run.sample()
     measurements = run.measure(first, "search")
     require_some(measurements)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
-from ofatvm.errors import MissingInputError
+from ofatvm.errors import MissingInputError, TargetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
@@ -40,16 +40,35 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Setup:
-    """A target and a space at one resolution, with the kernels that records give them."""
+    """A target and a space at one resolution, with the kernels that records give them.
+
+    A GPU has no vector `unit`, no records and no kernel library: see `pipeline.gpu`.
+    """
 
     target: Target
-    unit: VectorUnit
+    unit: VectorUnit | None
     space: ArchSpace
     workspace: Path
     tuning_logs: Path
     executor: Executor
     device: str = "local"
     allow_network: bool = False
+
+    @property
+    def gpu(self) -> bool:
+        """Whether networks are compiled for an NVIDIA GPU."""
+        return self.target.kind == "cuda"
+
+    @property
+    def vectors(self) -> VectorUnit:
+        """The vector unit that kernels are tuned and compiled for; TargetError if there is none."""
+        if self.unit is None:
+            raise TargetError(
+                f"{self.target.name} is a GPU: its kernels use dlight's schedules, and tuning them "
+                "with MetaSchedule is not there",
+                hint="compile and search need no tuning; tune llvm targets",
+            )
+        return self.unit
 
     @property
     def linked(self) -> bool:
@@ -64,8 +83,10 @@ class Setup:
     @cached_property
     def records(self) -> Records:
         """The best known schedules for the target."""
-        from ofatvm.tuning.records import find_records
+        from ofatvm.tuning.records import Records, find_records
 
+        if self.gpu:
+            return Records({}, {})
         folders = [self.tuning_logs, data_dir("tuning_logs")]
         return find_records(self.target, folders, self.unit)
 
@@ -77,7 +98,7 @@ class Setup:
         folder = self.workspace / "kernels"
         configs = self.records.configs
         return KernelLibrary(
-            folder, self.target, self.unit, configs, self.executor, linked=self.linked
+            folder, self.target, self.vectors, configs, self.executor, linked=self.linked
         )
 
     @cached_property
@@ -127,9 +148,7 @@ def prepare(
     space = find_space(space_name)
     space = space.at(resolution if resolution is not None else space.resolutions[-1])
     target = resolve_target(target_text, threads, on_event)
-    from ofatvm.compiler.isa import vector_unit
-
-    unit = vector_unit(target)
+    unit = _unit(target)
     chosen = choose_device(device, target, allow_network=allow_network, on_event=on_event)
     with ProcessPoolExecutor(
         max_workers=len(os.sched_getaffinity(0)),
@@ -142,6 +161,18 @@ def prepare(
             yield setup
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _unit(target: Target) -> VectorUnit | None:
+    """The vector unit of a CPU; a GPU has none, but must have an arch."""
+    if target.kind == "cuda":
+        from ofatvm.compiler.gpu_nvcc import arch_number
+
+        arch_number(target.arch)
+        return None
+    from ofatvm.compiler.isa import vector_unit
+
+    return vector_unit(target)
 
 
 def _start_worker() -> None:
@@ -164,7 +195,11 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
                 f"{records.damaged} damaged tuning trials were skipped; `ofatvm tune` repairs them",
             )
         )
-    if not records.configs:
+    if setup.gpu:
+        on_event(
+            Notice("info", "kernels for GPUs use dlight's default schedules; none of them is tuned")
+        )
+    elif not records.configs:
         on_event(
             Notice(
                 "warning",

@@ -30,6 +30,7 @@ from ofatvm.pipeline.contents import file_contents, supernet_contents
 from ofatvm.pipeline.examine import Examined, examine
 from ofatvm.pipeline.prove import prove
 from ofatvm.pipeline.setup import Setup, require_supernet_file
+from ofatvm.pipeline.ship_gpu import build_for_gpu
 from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.tuning.workloads import coverage, subnet_workloads
 
@@ -59,7 +60,8 @@ def ship(
     or on random images, is not shipped: CompileError. So is one that names other classes than
     PyTorch for the supernet's held-out images, on which its accuracy is measured; without a
     supernet, `accuracy_percent` is what the accuracy model predicts. Code for another machine runs
-    under qemu-user; without it the bundle is written, too, and says that it was not run.
+    under qemu-user; without it, and for a GPU, the bundle is written, too, and says that it was not
+    run.
     """
     require_supernet_file(weights)
     find_linker(linked_triple(setup.target))
@@ -73,14 +75,20 @@ def ship(
     else:
         contents = supernet_contents(arch, supernet)
     graph = operator_graph(arch)
-    kernels = setup.library.require(call.workload for call in kernel_calls(graph))
     expected = contents.subnet.run(contents.sample)
     with tempfile.TemporaryDirectory(prefix="ofatvm-ship-") as folder:
         model = Path(folder) / "model.so"
-        build_model(graph, kernels, contents.subnet.folded, setup.target, model)
-        proof = prove(
-            model, contents, setup.target, seed=seed, supernet=supernet, on_event=on_event
-        )
+        notes: tuple[str, ...] = ()
+        if setup.gpu:
+            proof, notes = build_for_gpu(
+                graph, contents.subnet.folded, setup.target, model, on_event=on_event
+            )
+        else:
+            kernels = setup.library.require(call.workload for call in kernel_calls(graph))
+            build_model(graph, kernels, contents.subnet.folded, setup.target, model)
+            proof = prove(
+                model, contents, setup.target, seed=seed, supernet=supernet, on_event=on_event
+            )
         if proof.here:
             _compare_latency(model, contents.sample, setup, measurement, on_event)
         agreement, examined = proof.agreement, None
@@ -108,6 +116,7 @@ def ship(
             accuracy=_accuracy(examined, accuracy_percent),
             agreement=agreement,
             verified=proof.verified,
+            notes=notes,
             macs=cost.macs,
             params=cost.params,
             coverage=coverage(subnet_workloads(arch), setup.records.configs),

@@ -45,8 +45,9 @@ def tune_space(
 
     Starts from what the target's siblings know, unless `from_scratch`.
     Returns the summary, the lowest coverage of the space at these resolutions (0 to 1), and the
-    number of records in TVM's files.
+    number of records in TVM's files. TargetError for a GPU.
     """
+    unit = setup.vectors
     bench = open_bench(setup, on_event=on_event)
     folder = tuning_folder(setup)
     uses: dict[str, WorkloadUse] = {}
@@ -56,7 +57,7 @@ def tune_space(
         uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
     with Journal.open(folder) as journal:
-        write_owner(folder, setup.target, setup.unit)
+        write_owner(folder, setup.target, unit)
         if journal.damaged:
             on_event(
                 Notice(
@@ -84,7 +85,7 @@ def tune_space(
                 summary = tune(
                     ordered,
                     setup.target,
-                    setup.unit,
+                    unit,
                     journal,
                     trials_per_workload=trials_per_workload,
                     time_budget_s=time_budget_s,

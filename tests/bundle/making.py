@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 
 from ofatvm.bundle.manifest import Accuracy, Latency, Manifest, Preprocessing, TensorSpec, Weights
 from ofatvm.bundle.write import write_bundle
+from ofatvm.elf import read_elf
+from ofatvm.errors import BundleError
 from ofatvm.graph import operator_graph, totals
 from ofatvm.spaces import SPACES
 from ofatvm.target import Target
@@ -122,6 +125,9 @@ def sign(bundle: Path, name: str | None = None, data: bytes | None = None, **fie
         value["files"][name] = {"size_bytes": len(data), "sha256": digest}
         if name == "model.so":
             value["size_bytes"] = len(data)
+            with suppress(BundleError):
+                facts = read_elf(path.with_name(name))
+                value["elf"] = {key: getattr(facts, key) for key in ("machine", "needed", "glibc")}
     path.write_text(json.dumps(value | fields))
 
 

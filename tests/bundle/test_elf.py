@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import re
 import struct
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ofatvm.elf import elf_machine, host_machine, is_whole_object, machine_of
+from ofatvm.elf import (
+    ElfFacts,
+    check_needs,
+    elf_machine,
+    foreign_symbols,
+    host_machine,
+    is_whole_object,
+    machine_of,
+    read_elf,
+)
 from ofatvm.errors import BundleError
 from tests.bundle.making import TARGET, Tiny
 
@@ -112,3 +125,76 @@ def test_no_other_file_is_an_object(compiled: bytes, tmp_path: Path) -> None:
     for data in (bytes(len(compiled)), b"MZ" + compiled[2:], compiled[:4] + b"\7" + compiled[5:]):
         path.write_bytes(data)
         assert not is_whole_object(path)
+
+
+NEEDY = "#include <math.h>\nfloat f(float x);\nfloat g(float x) { return f(expf(x)); }"
+
+
+def built(path: Path, *options: str) -> Path:
+    """A library that needs libm and the undefined function `f`."""
+    path.with_suffix(".c").write_text(NEEDY)
+    words = ["gcc", "-shared", "-fPIC", "-O1", *options, "-o", path, path.with_suffix(".c"), "-lm"]
+    subprocess.run(words, check=True)
+    return path
+
+
+@pytest.mark.parametrize("style", ["gnu", "sysv", "both"])
+def test_what_a_library_needs(tmp_path: Path, style: str) -> None:
+    facts = read_elf(built(tmp_path / "lib.so", f"-Wl,--hash-style={style}"))
+    assert facts.machine == platform.machine()
+    assert set(facts.needed) <= {"libm.so.6", "libc.so.6"}
+    assert "libm.so.6" in facts.needed
+    assert facts.glibc is not None
+    assert set(facts.undefined) == {"expf", "f"}
+    assert foreign_symbols(facts) == ("f",)
+    said = subprocess.run(
+        ["readelf", "--version-info", tmp_path / "lib.so"], capture_output=True, text=True
+    )
+    versions = re.findall(r"GLIBC_([0-9.]+)", said.stdout)
+    assert facts.glibc == max(versions, key=lambda text: [int(part) for part in text.split(".")])
+
+
+def test_a_compiled_network_needs_nothing_by_name(tiny: Tiny) -> None:
+    facts = read_elf(tiny.model)
+    assert check_needs(facts) == ""
+    assert foreign_symbols(facts) == ()
+
+
+@pytest.mark.parametrize(
+    ("needed", "glibc", "machine", "wrong"),
+    [
+        ((), None, "arm", ""),
+        (("libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1"), "2.28", "aarch64", ""),
+        (("libtvm_runtime.so", "libtvm_ffi.so"), "2.2.5", "x86_64", ""),
+        ((), "2.35", "riscv64", ""),
+        (("libstdc++.so.6",), None, "aarch64", "it needs libstdc++.so.6"),
+        (("/tmp/libc.so.6",), None, "aarch64", "it needs /tmp/libc.so.6"),
+        ((), "2.29", "aarch64", "it needs glibc 2.29, 2.28 is the newest allowed"),
+        ((), "2.100", "riscv64", "it needs glibc 2.100, 2.35 is the newest allowed"),
+    ],
+)
+def test_what_a_board_may_not_have(
+    needed: tuple[str, ...], glibc: str | None, machine: str, wrong: str
+) -> None:
+    assert check_needs(ElfFacts(machine, needed, glibc, ())) == wrong
+
+
+def test_no_damaged_library_does_more_than_raise(tmp_path: Path) -> None:
+    data = built(tmp_path / "lib.so").read_bytes()
+    path = tmp_path / "damaged.so"
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), 20):
+            changed[place] = rng.integers(256)
+        # Mostly where the tables are: the first pages, and the dynamic section near the end.
+        start = data.index(b"libm.so.6\0")
+        for place in rng.integers(max(0, start - 700), start + 100, 10):
+            changed[place] = rng.integers(256)
+        path.write_bytes(changed)
+        with contextlib.suppress(BundleError):
+            read_elf(path)
+    for length in range(0, len(data), 97):
+        path.write_bytes(data[:length])
+        with contextlib.suppress(BundleError):
+            read_elf(path)

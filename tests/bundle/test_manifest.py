@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofatvm.bundle.manifest import (
+    SCHEMA,
     Agreement,
+    Elf,
     FileEntry,
     Latency,
     Manifest,
     Preprocessing,
     TensorSpec,
+    Verified,
     parse_manifest,
 )
 from ofatvm.errors import BundleError
@@ -63,7 +66,7 @@ def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
         (b" " * (1 << 20) + b"{}", "at most 1048576"),
         (b"[]", "not of a bundle"),
         (b'{"schema": 1}', "not of a bundle"),
-        (changed(schema=3), "has schema 3, this ofatvm reads 1 to 2"),
+        (changed(schema=99), f"has schema 99, this ofatvm reads 1 to {SCHEMA}"),
         (changed(schema=True), "has schema True"),
         (changed(extra=1), "unknown key 'extra'"),
         (GOOD.replace('"coverage": 1.0,', "").encode(), "lacks coverage"),
@@ -133,6 +136,30 @@ def test_a_bundle_of_schema_1_says_nothing_of_agreement() -> None:
     assert parse_manifest(json.dumps(old | {"schema": 1}).encode()).agreement is None
     with pytest.raises(BundleError, match="lacks agreement"):
         parse_manifest(json.dumps(old).encode())
+
+
+def test_bundles_of_older_schemas_say_nothing_of_elf_and_verification() -> None:
+    old = json.loads(GOOD)
+    del old["elf"], old["verified"]
+    read = parse_manifest(json.dumps(old | {"schema": 2}).encode())
+    assert (read.elf, read.verified) == (None, None)
+    with pytest.raises(BundleError, match="lacks elf, verified"):
+        parse_manifest(json.dumps(old).encode())
+
+
+def test_how_code_was_verified_is_kept() -> None:
+    for verified in (
+        Verified(how="by main.cc under qemu-aarch64 7.2", max_error=1e-6, images=5),
+        Verified.not_run("this machine lacks qemu-arm"),
+    ):
+        elf = Elf(machine="aarch64", needed=("libc.so.6",), glibc="2.17")
+        text = make_manifest(verified=verified, elf=elf).to_json()
+        read = parse_manifest(text.encode())
+        assert (read.verified, read.elf) == (verified, elf)
+    assert str(verified) == "not run: this machine lacks qemu-arm"
+    assert not verified.ran
+    with pytest.raises(BundleError, match="for images, and for none only"):
+        Verified(how="x", max_error=None, images=3)
 
 
 def test_too_many_files_are_refused() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from ofatvm.bundle import verify as verify_module
 from ofatvm.bundle.verify import verify_bundle
-from ofatvm.device import cpu_features
+from ofatvm.device import cpu_features, qemu
 from ofatvm.errors import BundleError, MeasurementError, MissingInputError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted
 from tests.bundle.making import CLASSES, Tiny, make_bundle, npy, sign
@@ -219,6 +219,10 @@ BAD = {
     "false arch": (signed(arch="mbv3w1.0/128/33"), "manifest.json: "),
     "false machine": (signed(machine="riscv64"), "manifest.json says 'riscv64'"),
     "false labels": (signed(labels="/etc/passwd"), "not labels.txt"),
+    "false needs": (
+        signed(elf={"machine": "x86_64", "needed": [], "glibc": None}),
+        "model.so needs libc.so.6, glibc 2.2.5; manifest.json says that it needs no library by",
+    ),
     "no labels": (signed(labels=None), "labels null"),
     "few labels": (signed("labels.txt", b"one\n"), "1 lines for 1000 classes"),
     "binary labels": (signed("labels.txt", b"\xff\n" * CLASSES), "not UTF-8"),
@@ -289,7 +293,10 @@ def test_a_link_to_a_bundle_is_fine(bundle: Path, tmp_path: Path) -> None:
     assert not verify_bundle(tmp_path / "latest", run=False).ran
 
 
-def test_a_foreign_bundle_is_checked_and_not_run(canary: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_foreign_bundle_is_checked_and_not_run_without_an_emulator(
+    canary: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "emulator_program", lambda machine: None)
     bundle = shutil.copytree(canary[0], tmp_path / "bundle")
     foreign_code(bundle)
     sign(bundle, machine="aarch64")
@@ -299,10 +306,24 @@ def test_a_foreign_bundle_is_checked_and_not_run(canary: tuple[Path, Path], tmp_
         ("output", "not run"),
         ("latency", "not run"),
     ]
-    reason = f"compiled for aarch64, this machine is {platform.machine()}"
-    assert report.checks[-1].detail == reason
+    reason = report.checks[-1].detail
+    assert reason.startswith(f"compiled for aarch64, this machine is {platform.machine()}, and ")
+    assert "lacks qemu-aarch64" in reason
+    assert "apt-get install qemu-user libc6-arm64-cross libstdc++6-arm64-cross" in reason
+    assert reason.endswith("; or verify it on its own board")
     assert report.to_dict()["latency"] is None
     assert not canary[1].exists()
+
+
+def test_a_library_that_no_board_has_is_refused(
+    canary: tuple[Path, Path], tiny: Tiny, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(canary[0], tmp_path / "bundle")
+    build("int one(void) { return 1; }", tmp_path / "libown.so")
+    options = ("-Wl,--no-as-needed", f"-L{tmp_path}", "-lown")
+    sign(bundle, "model.so", build("int two(void) { return 2; }", tmp_path / "b.so", *options))
+    with pytest.raises(BundleError, match=r"cannot be loaded on a board: it needs libown\.so"):
+        verify_bundle(bundle, run=False)
 
 
 def test_missing_cpu_features_are_refused_unless_not_run(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ofatvm.device import timing
-from ofatvm.pipeline import setup
+from ofatvm.errors import DeviceError
+from ofatvm.pipeline import devices
 from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.supernet.folder import SupernetFolder
 from tests.workbench import QUICK
@@ -56,7 +57,10 @@ def test_of_a_supernet_its_accuracy_is_measured(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(setup, "runs_here", lambda target: False)  # nothing is timed
+    def busy(*_: object, **__: object) -> Any:
+        raise DeviceError("nothing is timed")
+
+    monkeypatch.setattr(devices, "open_device", busy)
     small = supernet.space.smallest(20)
     bench.library.require(bench.workloads([small]))
     (tmp_path / "kernels").symlink_to(bench.workspace / "kernels")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ofatvm.cli import doctor
+from ofatvm.device import qemu
 
 Ofatvm = Callable[..., Any]
 
@@ -21,6 +22,7 @@ def test_a_sound_machine_passes(ofatvm: Ofatvm) -> None:
     assert checks["apache-tvm-ffi"]["found"] == "0.1.14.post1"
     assert checks["apache-tvm-ffi"]["status"] == "ok"
     assert {"python", "torch", "ld", "cc", "C++ compiler", "CPU cores", "free disk"} <= set(checks)
+    assert {"zig", "qemu-aarch64", "aarch64 libraries", "riscv64-linux-gnu-g++"} <= set(checks)
     assert "pytest" not in checks
 
 
@@ -91,6 +93,23 @@ def test_a_cpp_compiler_is_optional(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPa
     assert checks["ld"]["found"] == "/bin/ld"
     assert checks["C++ compiler"]["found"] == "none"
     assert checks["C++ compiler"]["hint"] == "apt install g++"
+
+
+def test_what_runs_foreign_code_is_optional(
+    ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OFATVM_CACHE", str(tmp_path))
+    monkeypatch.delenv("QEMU_LD_PREFIX", raising=False)
+    monkeypatch.setattr(qemu, "find_sysroot", lambda triple: None)
+    monkeypatch.setattr(doctor.shutil, "which", {"ld": "/bin/ld", "cc": "/bin/cc"}.get)
+    answer = ofatvm("doctor", "--json")
+    assert answer.code == 0
+    checks = {check["name"]: check for check in answer.json["checks"]}
+    assert checks["qemu-arm"]["hint"] == "apt install qemu-user"
+    assert checks["arm libraries"]["hint"] == "apt install libc6-armhf-cross libstdc++6-armhf-cross"
+    assert checks["aarch64-linux-gnu-g++"]["hint"] == "apt install g++-aarch64-linux-gnu"
+    assert checks["aarch64 TVM runtime"]["found"] == "none; verify fetches it"
+    assert checks["riscv64 TVM runtime"]["found"] == "none; there are no wheels"
 
 
 def test_a_version_off_the_lock_is_a_warning() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import networkx as nx
@@ -149,7 +150,7 @@ def test_without_nvcc_the_library_holds_source_and_says_so(
 def test_a_board_that_is_lost_is_no_bad_program(tmp_path: Path) -> None:
     class Lost:
         def device(self, kind: str, index: int) -> object:
-            return object()
+            return SimpleNamespace(exist=True)
 
         def upload(self, content: bytearray, name: str) -> None:
             pass
@@ -158,6 +159,9 @@ def test_a_board_that_is_lost_is_no_bad_program(tmp_path: Path) -> None:
             raise RuntimeError("the peer is gone")
 
         def remove(self, name: str) -> None:
+            pass
+
+        def get_function(self, name: str) -> None:
             raise RuntimeError("no answer")
 
     path = tmp_path / "program.so"

@@ -18,7 +18,7 @@ from ofatvm.errors import (
 )
 from ofatvm.events import Event, StageFinished
 from ofatvm.measurement import Measurement
-from ofatvm.pipeline import ship as module
+from ofatvm.pipeline import prove
 from ofatvm.pipeline.setup import Setup
 from ofatvm.pipeline.ship import check_before, ship
 from ofatvm.supernet import numpy_io
@@ -92,7 +92,7 @@ def test_a_network_that_computes_something_else_is_not_shipped(
 def test_a_weight_file_is_named_in_the_bundle(
     bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "runs_here", lambda target: False)
+    monkeypatch.setattr(prove, "runs_here", lambda target: False)
     path = tmp_path / "net.safetensors"
     supernet = Supernet(SPACE, seed=1)
     supernet.origin = "trained elsewhere"
@@ -110,7 +110,7 @@ def test_a_weight_file_is_named_in_the_bundle(
     assert manifest.weights.source == "file"
     assert "net.safetensors" in manifest.weights.detail
     assert manifest.latency is None
-    assert any("not run here" in str(event) for event in notices)
+    assert any("was not run: this machine's CPU lacks" in str(event) for event in notices)
 
 
 @pytest.mark.parametrize("where", ["file", "below a file", "proc", "full folder"])

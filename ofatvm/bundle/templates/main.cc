@@ -26,6 +26,7 @@ namespace {
 
 // Filled in from manifest.json when the bundle was written.
 const std::vector<int64_t> kInputShape = {@INPUT_SHAPE@};
+const DLDeviceType kDevice = @DEVICE@;
 
 struct Allocator {
   void AllocData(DLTensor* tensor) {
@@ -71,13 +72,31 @@ std::vector<float> ReadInputs(const std::string& path) {
   return values;
 }
 
-void Print(const tvm::ffi::Tensor& y, size_t top) {
-  const float* output = static_cast<const float*>(y.data_ptr());
-  std::vector<size_t> order(static_cast<size_t>(y.numel()));
+tvm::ffi::Function Global(const char* name) { return tvm::ffi::Function::GetGlobalRequired(name); }
+
+// A GPU's tensors are copied to the CPU and from it by the virtual machine and the runtime.
+std::vector<float> Call(const tvm::ffi::Module& machine, const tvm::ffi::Tensor& x) {
+  if (kDevice == kDLCPU) {
+    tvm::ffi::Tensor y = machine->GetFunction("main").value()(x).cast<tvm::ffi::Tensor>();
+    const float* output = static_cast<const float*>(y.data_ptr());
+    return std::vector<float>(output, output + y.numel());
+  }
+  machine->GetFunction("set_input").value()("main", x);
+  machine->GetFunction("invoke_stateful").value()("main");
+  tvm::ffi::Tensor y =
+      machine->GetFunction("get_output").value()("main").cast<tvm::ffi::Tensor>();
+  std::vector<float> output(static_cast<size_t>(y.numel()));
+  Global("runtime.TVMTensorCopyToBytes")(y, static_cast<void*>(output.data()),
+                                         static_cast<int64_t>(output.size() * sizeof(float)));
+  return output;
+}
+
+void Print(const std::vector<float>& output, size_t top) {
+  std::vector<size_t> order(output.size());
   std::iota(order.begin(), order.end(), size_t{0});
   if (top > 0) {
     std::stable_sort(order.begin(), order.end(),
-                     [output](size_t a, size_t b) { return output[a] > output[b]; });
+                     [&output](size_t a, size_t b) { return output[a] > output[b]; });
     order.resize(std::min(order.size(), top));
   }
   for (size_t index : order) std::printf("%zu %.9g\n", index, output[index]);
@@ -98,12 +117,21 @@ int Run(int argc, char** argv) {
   const std::vector<float> inputs = ReadInputs(argv[2]);
 
   namespace ffi = tvm::ffi;
+  if (kDevice != kDLCPU &&
+      Global("runtime.GetDeviceAttr")(static_cast<int>(kDevice), 0, 0).cast<int64_t>() == 0) {
+    throw std::runtime_error("this network needs an NVIDIA GPU, its driver and TVM's CUDA runtime");
+  }
   ffi::Module library = ffi::Module::LoadFromFile(model);
   ffi::Module machine =
       library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
   const int kPooledAllocator = 2;
-  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-  ffi::Function network = machine->GetFunction("main").value();
+  const int cpu = static_cast<int>(kDLCPU), device = static_cast<int>(kDevice);
+  ffi::Function initialise = machine->GetFunction("vm_initialization").value();
+  if (device == cpu) {
+    initialise(cpu, 0, kPooledAllocator);
+  } else {
+    initialise(device, 0, kPooledAllocator, cpu, 0, kPooledAllocator);
+  }
 
   ffi::Tensor x = ffi::Tensor::FromNDAlloc(
       Allocator(), ffi::ShapeView(kInputShape.data(), kInputShape.size()),
@@ -111,7 +139,7 @@ int Run(int argc, char** argv) {
   const size_t size = static_cast<size_t>(InputSize());
   for (size_t first = 0; first < inputs.size(); first += size) {
     std::memcpy(x.data_ptr(), inputs.data() + first, size * sizeof(float));
-    Print(network(x).cast<ffi::Tensor>(), static_cast<size_t>(top));
+    Print(Call(machine, x), static_cast<size_t>(top));
   }
   return 0;
 }

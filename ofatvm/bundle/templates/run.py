@@ -9,6 +9,7 @@ apache-tvm-ffi==VERSION, with the versions that manifest.json names).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -77,10 +78,14 @@ def check_machine(manifest: dict[str, Any]) -> None:
     if machine != built and not (built == "arm" and machine.startswith("armv")):
         fail(f"this network is compiled for {built}, this machine is {machine}", 2)
     try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
-    lacking = sorted(set(manifest["cpu_features"]) - set(words))
+    label = "flags" if built in ("x86_64", "i686") else "Features"
+    words = {word for line in lines if line.startswith(label) for word in line.split()}
+    if not words:  # an emulator shows the file of its host, another kind of machine
+        return
+    lacking = sorted(set(manifest["cpu_features"]) - words)
     if lacking:
         fail(f"this network needs CPU features that this machine lacks: {' '.join(lacking)}", 2)
 
@@ -135,10 +140,13 @@ def load_network(manifest: dict[str, Any]) -> Any:
         for name in ("apache-tvm", "apache-tvm-ffi")
         if name in manifest["versions"]
     )
+    on_gpu = manifest["target"]["options"]["kind"] == "cuda"
     try:
-        runtime = Runtime()
+        runtime = Runtime(on_gpu)
     except (ImportError, OSError, AttributeError) as error:
         fail(f"no TVM runtime: {error} (pip install {needed})", 5)
+    if on_gpu and not runtime.has_gpu():
+        fail("this network needs an NVIDIA GPU, its driver and TVM's CUDA runtime; none is here", 4)
     try:
         return runtime.network(HERE / "model.so")
     except RuntimeError as error:
@@ -181,15 +189,25 @@ class Runtime:
     Importing tvm, or tvm_ffi, would take 20 to 100 times as long as this, and more memory.
     """
 
-    INT, BOOL, STRING, TENSOR = 1, 2, 8, 70  # TVMFFITypeIndex
+    INT, BOOL, POINTER, STRING, TENSOR = 1, 2, 4, 8, 70  # TVMFFITypeIndex
     HEADER_BYTES = 24  # TVMFFIObject, before what an object holds
-    CPU, POOLED_ALLOCATOR, FLOAT = 1, 2, 2
+    CPU, CUDA, POOLED_ALLOCATOR, FLOAT = 1, 2, 2, 2
     ALIGNMENT = 64
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool = False) -> None:
         """Load the libraries; ImportError or OSError if they are not installed."""
         self.ffi = self._library("tvm_ffi", "libtvm_ffi.so")
         self._library("tvm", "libtvm_runtime.so")
+        self.device = self.CUDA if on_gpu else self.CPU
+        if on_gpu:
+            # Without a driver it does not load; whether there is a GPU is asked afterwards.
+            with contextlib.suppress(ImportError, OSError):
+                self._library("tvm", "libtvm_runtime_cuda.so")
+
+    def has_gpu(self) -> bool:
+        """Whether the runtime sees a GPU."""
+        exists = 0  # TVM's kExist
+        return bool(self._call(self._global("runtime.GetDeviceAttr"), self.CUDA, 0, exists).value)
 
     @staticmethod
     def _library(package: str, name: str) -> Any:
@@ -209,7 +227,8 @@ class Runtime:
         library = self._call(self._global("ffi.ModuleLoadFromFile"), str(path))
         machine = self._call(self._function(library, "vm_load_executable"))
         start = self._function(machine, "vm_initialization")
-        self._call(start, self.CPU, 0, self.POOLED_ALLOCATOR)
+        devices = dict.fromkeys((self.device, self.CPU))
+        self._call(start, *(n for each in devices for n in (each, 0, self.POOLED_ALLOCATOR)))
         main = self._function(machine, "main")
 
         def run(pixels: Any) -> Any:
@@ -227,16 +246,30 @@ class Runtime:
             self._check(
                 self.ffi.TVMFFITensorFromDLPack(ctypes.byref(given), 0, 1, ctypes.byref(handle))
             )
-            result = self._call(main, Value(self.TENSOR, 0, handle.value))
+            tensor = Value(self.TENSOR, 0, handle.value)
+            on_cpu = self.device == self.CPU
+            result = self._call(main, tensor) if on_cpu else self._stateful(machine, tensor)
             taken = Tensor.from_address(result.value + self.HEADER_BYTES)
             size = taken.shape[: taken.dimensions]
             numbers = ctypes.POINTER(ctypes.c_float * math.prod(size))
-            output = np.array(ctypes.cast(taken.data, numbers).contents).reshape(size)
+            if on_cpu:
+                output = np.array(ctypes.cast(taken.data, numbers).contents).reshape(size)
+            else:
+                output = np.empty(size, np.float32)
+                where = Value(self.POINTER, 0, output.ctypes.data)
+                copy_out = self._global("runtime.TVMTensorCopyToBytes")
+                self._call(copy_out, Value(self.TENSOR, 0, result.value), where, output.nbytes)
             for used in (handle, ctypes.c_void_p(result.value)):
                 self.ffi.TVMFFIObjectDecRef(used)
             return output
 
         return run
+
+    def _stateful(self, machine: Value, tensor: Value) -> Value:
+        """The output of `main` on the GPU, to which the virtual machine copies the input."""
+        self._call(self._function(machine, "set_input"), "main", tensor)
+        self._call(self._function(machine, "invoke_stateful"), "main")
+        return self._call(self._function(machine, "get_output"), "main")
 
     def _global(self, name: str) -> Value:
         handle, text = ctypes.c_void_p(), name.encode()

@@ -1,0 +1,130 @@
+"""Networks for GPUs as the pipeline handles them: programs, what they are known by, the boards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from ofatvm.arch import Arch
+from ofatvm.compiler import gpu
+from ofatvm.compiler.gpu_lower import argument_shapes
+from ofatvm.compiler.relax import Program
+from ofatvm.device.base import Device
+from ofatvm.errors import CompileError
+from ofatvm.events import Event, Notice, ignore
+from ofatvm.graph import operator_graph
+from ofatvm.pipeline.device_choice import NONE, no_gpu
+from ofatvm.pipeline.setup import Setup
+from ofatvm.predict.features import BlockTable
+from ofatvm.store import Store
+
+# What turns workloads into a GPU's code, beside TVM.
+_CODE = ("primfunc", "lower", "gpu", "gpu_lower", "gpu_nvcc", "gpu_schedule")
+
+
+def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Program]:
+    """Programs for measuring, built in the setup's worker processes; those in `folder` are kept.
+
+    Each takes some 10 s of CPU time and more, as nvcc compiles all of its kernels.
+    """
+    paths = [folder / f"{_file_name(arch)}-{gpu_digest(setup, [arch])}.so" for arch in archs]
+    graphs = [operator_graph(arch) for arch in archs]
+    missing = [place for place, path in enumerate(paths) if not path.is_file()]
+    jobs = [
+        setup.executor.submit(gpu.build_gpu_program, graphs[place], setup.target, paths[place])
+        for place in missing
+    ]
+    try:
+        for job in jobs:
+            job.result()
+    except BrokenExecutor:
+        raise CompileError(
+            "a compiler process died while it built programs",
+            hint="there may be too little memory; the same command continues",
+        ) from None
+    return [
+        Program(path, (), (), shapes=tuple(argument_shapes(graph)))
+        for path, graph in zip(paths, graphs, strict=True)
+    ]
+
+
+def gpu_digest(setup: Setup, archs: Sequence[Arch]) -> str:
+    """12 hex digits over the kernels of some networks: workloads, target, and the compiler."""
+    keys = ",".join(sorted(workload.key for workload in setup.workloads(archs)))
+    return _digest(keys, setup.target.fingerprint)
+
+
+def space_digest(setup: Setup) -> str:
+    """12 hex digits over all kernels of the setup's space."""
+    from ofatvm.tuning.workloads import space_workloads
+
+    uses = space_workloads(setup.space, setup.resolution)
+    return _digest(",".join(sorted({use.workload.key for use in uses})), setup.target.fingerprint)
+
+
+def known_costs(setup: Setup, on_event: Callable[[Event], None] = ignore) -> BlockTable:
+    """What is known of latencies before any is measured: MACs, as kernels are not timed alone."""
+    on_event(
+        Notice(
+            "info",
+            "kernels are not timed alone on a GPU: the latency model starts from MACs, not from "
+            "the sum of kernel times",
+        )
+    )
+    table: BlockTable = setup.tables.macs_table()
+    return table
+
+
+@contextmanager
+def open_gpu(
+    setup: Setup,
+    store: Store,
+    yardstick: Program,
+    run: str,
+    *,
+    on_event: Callable[[Event], None] = ignore,
+) -> Iterator[Device]:
+    """The boards of the setup, ready to measure; the yardstick's time is kept in the store."""
+    from ofatvm.device.gpu import GpuDevice
+    from ofatvm.device.rpc_address import parse_address
+
+    key = f"yardstick-{yardstick.path.stem}"
+    held = store.get_state(run, key)
+    device = GpuDevice(
+        parse_address(setup.device, allow_network=setup.allow_network),
+        yardstick,
+        held,
+        allow_network=setup.allow_network,
+        on_event=on_event,
+    )
+    with device:
+        if held is None:
+            store.put_state(run, key, device.reference())
+        yield device
+
+
+def require_gpu(setup: Setup) -> None:
+    """Raise DeviceError if a GPU's code is to be run and no board was named."""
+    if setup.device == NONE:
+        raise no_gpu(setup.target)
+
+
+def _file_name(arch: Arch) -> str:
+    return arch.encode().replace("/", "_")
+
+
+def _digest(*parts: str) -> str:
+    text = "\n".join([_code_digest(), *parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _code_digest() -> str:
+    home = Path(gpu.__file__)
+    sources = [home.with_name(f"{name}.py").read_bytes() for name in _CODE]
+    return hashlib.sha256(b"".join([metadata.version("apache-tvm").encode(), *sources])).hexdigest()
