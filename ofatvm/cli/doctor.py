@@ -131,11 +131,15 @@ def compiler_check() -> Check:
 
 
 def linker_check(name: str, package: str) -> Check:
-    """A program that links compiled kernels, and the package it comes with."""
+    """A program that links compiled kernels, and the package it comes with; ziglang does, too."""
+    from ofatvm.compiler.link import zig_path
+
     needed = "to link compiled kernels"
     found = shutil.which(name)
     if found:
         return Check(name, "ok", found, needed)
+    if zig_path():
+        return Check(name, "ok", "none: zig is used", needed)
     return Check(name, "missing", "none", needed, f"apt install {package}")
 
 

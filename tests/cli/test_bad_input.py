@@ -231,7 +231,10 @@ cases(
     (("verify", "{}/bundle"), "manifest.json"),
     (("verify", "{}/folder"), "manifest.json"),
     (("verify", "{}/file"), "file"),
-    (("profile", "--target", "llvm -mcpu=cortex-a72 -mtriple=aarch64-linux-gnu"), "does not run"),
+    (("profile", "--target", "llvm -mcpu=cortex-a72", "--device", "local"), "does not run"),
+    (("profile", "--device", "board"), "no device"),
+    (("search", "--device", "rpc://127.0.0.1/pi4"), "HOST:PORT"),
+    (("tune", "--device", "rpc://192.0.2.1:9190/pi4"), "not this machine"),
 )
 cases(
     5,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ofatvm.cli import doctor
+from ofatvm.compiler import link
 from ofatvm.device import qemu
 
 Ofatvm = Callable[..., Any]
@@ -79,6 +80,8 @@ def test_no_linker_is_exit_5(
     ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch, there: set[str], lacking: str, hint: str
 ) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: name if name in there else None)
+    assert ofatvm("doctor").code == 0, "ziglang links as well"
+    monkeypatch.setattr(link, "zig_path", lambda: None)
     answer = ofatvm("doctor")
     assert answer.code == 5
     assert answer.err == f"error: needed and not there: {lacking} ({hint})\n"

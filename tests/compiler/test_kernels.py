@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ofatvm.compiler import link
 from ofatvm.compiler.kernels import KernelLibrary, is_compiled, kernel_digest, library_digest
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape
@@ -154,8 +155,15 @@ def test_nothing_temporary_stays(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
+def test_without_ld_ziglang_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    library(tmp_path).require([SMALL])
+    assert list(tmp_path.rglob("*.so"))
+
+
 def test_without_a_linker_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(link, "zig_path", lambda: None)
     with pytest.raises(MissingInputError, match="no ld found") as caught:
         library(tmp_path).require([SMALL])
     assert "binutils" in caught.value.hint
