@@ -171,12 +171,12 @@ def foreign_checks(triple: str) -> Iterator[Check]:
     name = f"{machine} libraries"
     hint = None if root else f"apt install {libraries}"
     yield Check(name, "ok", str(root or "none"), needed, hint)
-    folder, there = runtime_folder(machine), "none; verify fetches it"
+    folder, there, hint = runtime_folder(machine), "none; verify fetches it", None
     if all((folder / name).is_file() for name in NAMES):
         there = str(folder)
     elif not pinned(machine):
-        there = "none; there are no wheels"
-    yield Check(f"{machine} TVM runtime", "ok", there, needed)
+        there, hint = "none; there are no wheels", f"python scripts/build_runtime.py {triple}"
+    yield Check(f"{machine} TVM runtime", "ok", there, needed, hint)
 
 
 def machine_checks(workspace: Path) -> Iterator[Check]:

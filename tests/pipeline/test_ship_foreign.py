@@ -130,6 +130,19 @@ def test_the_code_is_run_under_qemu_when_made_and_when_verified(
 
 
 @pytest.mark.qemu
+@pytest.mark.parametrize("target", [ARMV7, RISCV64], ids=["armv7", "riscv64"])
+def test_machines_without_wheels_run_with_a_runtime_built_from_source(
+    target: Target, supernet: SupernetFolder, tmp_path: Path
+) -> None:
+    require_emulation(target)
+    report = verify_bundle(shipped(target, supernet, tmp_path))
+    assert report.max_error is not None
+    assert report.max_error <= 1e-4
+    assert report.manifest.verified is not None
+    assert report.manifest.verified.images == 25
+
+
+@pytest.mark.qemu
 def test_another_output_is_refused_under_qemu(emulated: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(emulated, tmp_path / "bundle")
     output = np.load(bundle / "sample/output.npy")
