@@ -53,8 +53,13 @@ def file_contents(arch: Arch, weights: Path | None, seed: int) -> Contents:
     else:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         described = _weights(subnet.origin, subnet.origin, digest)
+    grey = arch.space.in_channels == 1
     preprocessing = Preprocessing(
-        resize=round(arch.resolution * RESIZE_RATIO), crop=arch.resolution, mean=MEAN, std=STD
+        resize=round(arch.resolution * RESIZE_RATIO),
+        crop=arch.resolution,
+        mean=(sum(MEAN) / len(MEAN),) if grey else MEAN,
+        std=(sum(STD) / len(STD),) if grey else STD,
+        channels="L" if grey else "RGB",
     )
     picture = data_dir("models") / "sample.jpg"
     sample = picture_input(picture, preprocessing)
