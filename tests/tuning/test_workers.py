@@ -135,4 +135,7 @@ def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -
 def _no_linker(threads: int) -> None:
     import os
 
+    from ofatvm.compiler import link
+
     os.environ["PATH"] = ""
+    link.zig_path = lambda: None
