@@ -18,6 +18,7 @@ from ofatvm.device.base import Kind
 from ofatvm.device.children import child_pool, last_line
 from ofatvm.device.rounds import (
     KERNEL_MS,
+    STRIKES,
     Timed,
     Visited,
     kernel_jobs,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 VISIT_TIMEOUT_S = 60.0
 START_S = 180.0
-STRIKES = 2
 
 
 class LocalDevice:

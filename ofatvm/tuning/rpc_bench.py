@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,14 +12,13 @@ from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
+from ofatvm.device.rounds import STRIKES
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Failed
 from ofatvm.errors import CompileError
 from ofatvm.events import Event, ignore
 from ofatvm.target import Target
 from ofatvm.tuning.workers import DISTURBED, REFERENCE, RETRIES, Timing, Workers, time_kernel
-
-STRIKES = 2
 
 
 @dataclass(slots=True)
@@ -76,16 +76,14 @@ class RpcBench:
 
     def __enter__(self) -> RpcBench:
         """Look for boards, then start the builders and build the reference kernel."""
-        try:
-            self.boards.__enter__()
-            self._workers.__enter__()
+        with ExitStack() as entered:
+            entered.enter_context(self.boards)
+            entered.enter_context(self._workers)
             config = default_config(REFERENCE, self._unit)
             path, error = self._workers.build([(REFERENCE, config)])[0]
             if path is None:
                 raise CompileError(f"the reference kernel does not build: {error}")
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            entered.pop_all()  # all is well: they are left when the bench is
         self._reference = (str(path), tuple(kernel_sizes(REFERENCE, config)))
         self.boards.calibration = [self._reference]
         return self
