@@ -45,7 +45,6 @@ class Machine:
     memory_gb_per_s: float
     line_bytes: int = 64
     misses_in_flight: int = 8
-    mispredict_cycles: float = 15.0
 
     def __post_init__(self) -> None:
         """Check numbers, and that lines fill each cache and caches grow outward."""
@@ -54,7 +53,6 @@ class Machine:
         _check_number("clock-ghz", self.clock_ghz, 10)
         _check_number("memory-ns", self.memory_ns, 10_000)
         _check_number("memory-gb-per-s", self.memory_gb_per_s, 10_000)
-        _check_number("mispredict-cycles", self.mispredict_cycles, 1000)
         _check_whole("misses-in-flight", self.misses_in_flight, 1024)
         _check_whole("line-bytes", self.line_bytes, LONGEST_LINE)
         if self.line_bytes & (self.line_bytes - 1):

@@ -30,11 +30,10 @@ def test_a_table_gives_a_machine() -> None:
         memory_gb_per_s=4.5,
         line_bytes=64,
         misses_in_flight=8,
-        mispredict_cycles=15.0,
     )
-    rest = {"line-bytes": 32, "misses-in-flight": 3, "mispredict-cycles": 8}
+    rest = {"line-bytes": 32, "misses-in-flight": 3}
     machine = machine_from_dict(TABLE | rest)
-    assert (machine.line_bytes, machine.misses_in_flight, machine.mispredict_cycles) == (32, 3, 8)
+    assert (machine.line_bytes, machine.misses_in_flight) == (32, 3)
 
 
 def test_every_shipped_cpu_has_a_machine_and_no_gpu() -> None:
@@ -63,7 +62,6 @@ def test_every_shipped_cpu_has_a_machine_and_no_gpu() -> None:
         ({"line-bytes": 64.0}, "line-bytes must be a whole number"),
         ({"line-bytes": 0}, "line-bytes must be a whole number"),
         ({"misses-in-flight": 0}, "misses-in-flight must be a whole number"),
-        ({"mispredict-cycles": 0}, "mispredict-cycles must be above 0"),
         ({"caches": []}, "1 to 3 levels of cache, got 0"),
         ({"caches": [NEAR, FAR, FAR, FAR]}, "1 to 3 levels of cache, got 4"),
         ({"caches": NEAR}, "needs a list of caches"),
