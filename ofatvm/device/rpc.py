@@ -10,8 +10,10 @@ See `ofatvm.device.rpc_boards` for lost boards, time-outs, and who is blamed for
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import Self
 
 from ofatvm.compiler.kernels import Kernel
 from ofatvm.compiler.relax import Program
@@ -19,7 +21,6 @@ from ofatvm.device.base import Kind
 from ofatvm.device.local import kernel_error, program_spec
 from ofatvm.device.rounds import (
     KERNEL_MS,
-    STRIKES,
     Timed,
     Visited,
     kernel_jobs,
@@ -29,51 +30,26 @@ from ofatvm.device.rounds import (
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Failed, Job
 from ofatvm.device.timing import Latency, Protocol
-from ofatvm.device.visit import Spec, reference_time, time_kernels, visit_program
+from ofatvm.device.visit import reference_time, time_kernels, visit_program
 from ofatvm.errors import DeviceError
 from ofatvm.events import Event, ignore
 
 
-class RpcDevice:
-    """The boards of one key; a context manager. Boards are held only while something is measured.
+class BoardDevice(ABC):
+    """What all devices behind a tracker share: rounds of visits, spread over the boards of a key.
 
-    Entering looks whether there are boards and loads TVM; DeviceError if there are none.
+    A context manager; boards are held only while something is measured. Entering looks whether
+    there are boards and loads TVM; DeviceError if there are none.
     """
 
     kind: Kind = "measured"
 
-    def __init__(
-        self,
-        address: RpcAddress,
-        threads: int,
-        calibration: Sequence[Kernel],
-        reference_s: float | None = None,
-        *,
-        yardstick: Program | None = None,
-        yardstick_s: float | None = None,
-        timeout_s: float = TIMEOUT_S,
-        allow_network: bool = False,
-        on_event: Callable[[Event], None] = ignore,
-    ) -> None:
-        """`calibration`, `yardstick` and their times: see `LocalDevice`; `timeout_s`: `BoardPool`.
+    def __init__(self, boards: BoardPool) -> None:
+        """`boards`: those of one key."""
+        self.name = f"rpc:{boards.address.key}"
+        self.boards = boards
 
-        Addresses come from `parse_address`, which refuses hosts that are not this one.
-        """
-        self.name = f"rpc:{address.key}"
-        self.calibration = [program_spec(kernel) for kernel in calibration]
-        self.reference_s = reference_s
-        self.yardstick = None if yardstick is None else program_spec(yardstick)
-        self.yardstick_s = yardstick_s
-        self.boards = BoardPool(
-            address,
-            threads,
-            self.calibration,
-            timeout_s=timeout_s,
-            allow_network=allow_network,
-            on_event=on_event,
-        )
-
-    def __enter__(self) -> RpcDevice:
+    def __enter__(self) -> Self:
         """Look for boards."""
         self.boards.__enter__()
         return self
@@ -98,11 +74,7 @@ class RpcDevice:
         """See `Device.measure`. A program that fails twice is given up; the others go on."""
         if not programs:
             return []
-        yardstick = self.yardstick or self.calibration
-        jobs = [
-            (visit_program, (program_spec(p), yardstick, protocol.warmup_ms, protocol.block_ms))
-            for p in programs
-        ]
+        jobs = [self.visit_job(program, protocol) for program in programs]
         try:
             return measure_in_rounds(
                 len(programs),
@@ -112,10 +84,76 @@ class RpcDevice:
                 visit=lambda order: self._visit([jobs[i] for i in order], order),
                 fresh=self.boards.release,
                 on_visit=on_visit,
-                strikes=STRIKES,
             )
         finally:
             self.boards.release()
+
+    @abstractmethod
+    def visit_job(self, program: Program, protocol: Protocol) -> Job:
+        """What a board's session process does for one visit of a program."""
+
+    @abstractmethod
+    def visit_reference(self) -> float:
+        """Seconds that what visits are normalised by takes undisturbed; DeviceError if it fails."""
+
+    def undisturbed_s(self, job: Job) -> float:
+        """The seconds that a job finds for a yardstick; DeviceError if it fails."""
+        try:
+            [(_, found)] = self.boards.run([job])
+        finally:
+            self.boards.release()
+        if isinstance(found, Failed):
+            raise DeviceError(
+                f"boards of {self.boards.address} do not run the yardstick: {found.text}",
+                hint=f"see `ofatvm devices check {self.boards.address}`",
+            )
+        return float(found.value)
+
+    def _visit(self, jobs: Sequence[Job], order: Sequence[int]) -> Iterator[tuple[int, Visited]]:
+        for number, found in self.boards.run(jobs):
+            yield order[number], found.text if isinstance(found, Failed) else found.value
+
+
+class RpcDevice(BoardDevice):
+    """The CPUs of the boards of one key."""
+
+    def __init__(
+        self,
+        address: RpcAddress,
+        threads: int,
+        calibration: Sequence[Kernel],
+        reference_s: float | None = None,
+        *,
+        yardstick: Program | None = None,
+        yardstick_s: float | None = None,
+        timeout_s: float = TIMEOUT_S,
+        allow_network: bool = False,
+        on_event: Callable[[Event], None] = ignore,
+    ) -> None:
+        """`calibration`, `yardstick` and their times: see `LocalDevice`; `timeout_s`: `BoardPool`.
+
+        Addresses come from `parse_address`, which refuses hosts that are not this one.
+        """
+        self.calibration = [program_spec(kernel) for kernel in calibration]
+        self.reference_s = reference_s
+        self.yardstick = None if yardstick is None else program_spec(yardstick)
+        self.yardstick_s = yardstick_s
+        super().__init__(
+            BoardPool(
+                address,
+                threads,
+                self.calibration,
+                timeout_s=timeout_s,
+                allow_network=allow_network,
+                on_event=on_event,
+            )
+        )
+
+    def visit_job(self, program: Program, protocol: Protocol) -> Job:
+        """See `BoardDevice.visit_job`."""
+        yardstick = self.yardstick or self.calibration
+        words = (program_spec(program), yardstick, protocol.warmup_ms, protocol.block_ms)
+        return visit_program, words
 
     def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
         """See `Device.time_kernels`; DeviceError if one fails."""
@@ -129,7 +167,7 @@ class RpcDevice:
     def reference(self) -> float:
         """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
         if self.reference_s is None:
-            self.reference_s = self._reference(self.calibration)
+            self.reference_s = self.undisturbed_s((reference_time, (self.calibration,)))
         return self.reference_s
 
     def visit_reference(self) -> float:
@@ -137,24 +175,8 @@ class RpcDevice:
         if self.yardstick is None:
             return self.reference()
         if self.yardstick_s is None:
-            self.yardstick_s = self._reference(self.yardstick)
+            self.yardstick_s = self.undisturbed_s((reference_time, (self.yardstick,)))
         return self.yardstick_s
-
-    def _reference(self, yardstick: Spec | list[Spec]) -> float:
-        try:
-            [(_, found)] = self.boards.run([(reference_time, (yardstick,))])
-        finally:
-            self.boards.release()
-        if isinstance(found, Failed):
-            raise DeviceError(
-                f"boards of {self.boards.address} do not run the yardstick: {found.text}",
-                hint=f"see `ofatvm devices check {self.boards.address}`",
-            )
-        return float(found.value)
-
-    def _visit(self, jobs: Sequence[Job], order: Sequence[int]) -> Iterator[tuple[int, Visited]]:
-        for number, found in self.boards.run(jobs):
-            yield order[number], found.text if isinstance(found, Failed) else found.value
 
     def _timed(self, parts: Sequence[Sequence[Kernel]]) -> Iterator[tuple[Sequence[Kernel], Timed]]:
         jobs = [

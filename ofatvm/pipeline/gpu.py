@@ -104,7 +104,7 @@ def open_gpu(
     )
     with device:
         if held is None:
-            store.put_state(run, key, device.reference())
+            store.put_state(run, key, device.visit_reference())
         yield device
 
 
