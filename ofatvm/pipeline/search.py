@@ -15,6 +15,7 @@ from ofatvm.device.timing import FINAL, SAMPLE, Protocol
 from ofatvm.errors import InfeasibleBudgetError, MeasurementError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.measurement import Measurement
+from ofatvm.pipeline.device_choice import LOCAL
 from ofatvm.pipeline.feasible import limits_text, require_feasible
 from ofatvm.pipeline.measure import (
     known_times,
@@ -181,7 +182,7 @@ def search(
     fresh: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> SearchResult:
-    """Find the front of accuracy and measured latency under a budget.
+    """Find the front of accuracy and of latency on the device under a budget.
 
     `accuracy` steers; with the `supernet` it was fitted to, the accuracy of finalists is measured.
 
@@ -250,6 +251,8 @@ def search_key(
     ]
     if supernet is not None:
         parts.append(supernet.files[WEIGHTS])
+    if setup.device != LOCAL:
+        parts.append(setup.device)
     return "search-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

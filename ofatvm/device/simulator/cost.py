@@ -27,21 +27,18 @@ class StepCost:
     """What one kernel call costs: cycles of its slowest thread, and all threads' instructions.
 
     `compute_cycles` are those of that thread's blocks, `memory_cycles` what misses add to them.
+    `mix` counts instructions by class; one that loads and computes is in both.
     """
 
     compute_cycles: float
     memory_cycles: float
+    instructions: int = 0
     mix: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def cycles(self) -> float:
         """All of them."""
         return self.compute_cycles + self.memory_cycles
-
-    @property
-    def instructions(self) -> int:
-        """Executed by all threads."""
-        return sum(self.mix.values())
 
 
 def step_costs(counts: Counts, costing: Costing, machine: Machine) -> list[StepCost]:
@@ -54,7 +51,8 @@ def step_costs(counts: Counts, costing: Costing, machine: Machine) -> list[StepC
     costs = iter(costing(every))
     steps: dict[int, list[_Share]] = {}
     for part, run in zip(parts, runs, strict=True):
-        share = _Share(part.misses, [(next(costs), times) for _, times in run])
+        executed = sum(times * block.instructions for block, times in run)
+        share = _Share(part.misses, executed, [(next(costs), times) for _, times in run])
         steps.setdefault(part.step, []).append(share)
     return [_step(shares, machine) for _, shares in sorted(steps.items())]
 
@@ -64,6 +62,7 @@ class _Share:
     """One thread's part of a step."""
 
     misses: tuple[int, ...]
+    instructions: int
     runs: list[tuple[BlockCost, int]]
 
 
@@ -80,7 +79,8 @@ def _step(shares: Sequence[_Share], machine: Machine) -> StepCost:
     # Bytes over bytes a nanosecond, in cycles: what memory needs at least for all threads together.
     least = fetched / machine.memory_gb_per_s * machine.clock_ghz
     compute, memory = max(threads, key=sum)
-    return StepCost(compute, max(memory, least - compute), dict(mix))
+    executed = sum(share.instructions for share in shares)
+    return StepCost(compute, max(memory, least - compute), executed, dict(mix))
 
 
 def memory_cycles(misses: Sequence[int], machine: Machine) -> float:

@@ -97,14 +97,16 @@ class BlockCosts:
         words += [f"-iterations={repeats}", "-all-views=false", "-summary-view"]
         try:
             out = run(words, "llvm-mca", given="".join(regions))
-        except CompileError:
-            if len(numbers) == 1:
-                # An instruction without a model: as many cycles as it has instructions.
-                return {numbers[0]: float(texts[numbers[0]].count("\n") + 1)}
-            half = len(numbers) // 2
-            return self._simulate(texts, numbers[:half], repeats) | self._simulate(
-                texts, numbers[half:], repeats
-            )
+        except CompileError as error:
+            if len(numbers) > 1:
+                half = len(numbers) // 2
+                return self._simulate(texts, numbers[:half], repeats) | self._simulate(
+                    texts, numbers[half:], repeats
+                )
+            first = " ".join(texts[numbers[0]].partition("\n")[0].split())
+            raise CompileError(
+                f"LLVM's model of {self.cpu} cannot time the block at {first!r}: {error.message}"
+            ) from None
         found = {int(n): int(cycles) / int(rounds) for n, rounds, cycles in _REGION.findall(out)}
         return {number: found[number] for number in numbers}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
-CLASSES = ("multiply-add", "float", "load", "store", "branch", "other")
 _X86_BRANCH = re.compile(r"j[a-z]+|call\w*|ret\w*")
 _X86_FLOAT = re.compile(r"v?(add|sub|mul|div|max|min|cmp\w*|and|or|xor|sqrt|round)[ps][sd]\b")
 _CONDITION = "eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le"
 _ARM_BRANCH = re.compile(rf"(b|bl|br|blr|bx|blx|ret|cbz|cbnz|tbz|tbnz|b\.?({_CONDITION}))$")
-_LOAD = re.compile(r"v?ld(r|p|ur|n|m)?\w*$|vldr|vldm|fl[wdh]$|l[bhwd]u?$|pop")
-_STORE = re.compile(r"v?st(r|p|ur|n|m)?\w*$|vstr|vstm|fs[wdh]$|s[bhwd]$|push")
+_LOAD = re.compile(r"v?ld\w*(\.\w+)?$|fl[wdh]$|l[bhwd]u?$|pop$")
+_STORE = re.compile(r"v?st\w*(\.\w+)?$|fs[wdh]$|s[bhwd]$|push$")
 _FLOAT = re.compile(r"v?f(add|sub|mul|div|max|min|maxnm|minnm|cm|abs|neg|n?mul|sqrt)\w*(\.\w+)?$")
 _ARM32_FLOAT = re.compile(r"v(add|sub|mul|max|min|cmp|cgt|abs|neg)\.f")
 _MULTIPLY_ADD = re.compile(

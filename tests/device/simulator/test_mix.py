@@ -50,6 +50,24 @@ def test_aarch64(line: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
+        ("vmla.f32\tq8, q9, q10", "multiply-add"),
+        ("vld1.32\t{d20, d21}, [r1]!", "load"),
+        ("ldr\tr12, [sp, #40]", "load"),
+        ("pop\t{r4, pc}", "load"),
+        ("vst1.32\t{d16, d17}, [r1]", "store"),
+        ("push\t{r4, lr}", "store"),
+        ("vadd.f32\tq9, q11, q9", "float"),
+        ("vmov.i32\tq8, #0x0", "other"),
+        ("bne\t#-48", "branch"),
+    ],
+)
+def test_arm(line: str, name: str) -> None:
+    assert classify(line, "armv7-linux-gnueabihf") == [name]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
         ("fmadd.s\tfa0, fa1, fa2, fa3", "multiply-add"),
         ("flw\tfa0, 0(a1)", "load"),
         ("fsw\tfa0, 0(a1)", "store"),
