@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -15,11 +14,10 @@ from ofatvm.compiler import gpu
 from ofatvm.compiler.gpu_lower import argument_shapes
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Device
-from ofatvm.errors import CompileError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.device_choice import NONE, no_gpu
-from ofatvm.pipeline.setup import Setup
+from ofatvm.pipeline.setup import Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
@@ -32,21 +30,14 @@ def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Prog
 
     Each takes some 10 s of CPU time and more, as nvcc compiles all of its kernels.
     """
-    paths = [folder / f"{_file_name(arch)}-{gpu_digest(setup, [arch])}.so" for arch in archs]
+    paths = [program_path(folder, arch, gpu_digest(setup, [arch])) for arch in archs]
     graphs = [operator_graph(arch) for arch in archs]
     missing = [place for place, path in enumerate(paths) if not path.is_file()]
     jobs = [
         setup.executor.submit(gpu.build_gpu_program, graphs[place], setup.target, paths[place])
         for place in missing
     ]
-    try:
-        for job in jobs:
-            job.result()
-    except BrokenExecutor:
-        raise CompileError(
-            "a compiler process died while it built programs",
-            hint="there may be too little memory; the same command continues",
-        ) from None
+    built(jobs)
     return [
         Program(path, (), (), shapes=tuple(argument_shapes(graph)))
         for path, graph in zip(paths, graphs, strict=True)
@@ -112,10 +103,6 @@ def require_gpu(setup: Setup) -> None:
     """Raise DeviceError if a GPU's code is to be run and no board was named."""
     if setup.device == NONE:
         raise no_gpu(setup.target)
-
-
-def _file_name(arch: Arch) -> str:
-    return arch.encode().replace("/", "_")
 
 
 def _digest(*parts: str) -> str:

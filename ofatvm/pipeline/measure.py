@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
 from time import monotonic
@@ -18,12 +18,12 @@ from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.relax import Program, build_program, plan_program
 from ofatvm.device.base import Device
 from ofatvm.device.timing import SAMPLE, Latency, Protocol
-from ofatvm.errors import CompileError, MeasurementError
+from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.gpu import gpu_digest, gpu_programs, known_costs
-from ofatvm.pipeline.setup import CALIBRATION, Setup
+from ofatvm.pipeline.setup import CALIBRATION, Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
@@ -113,18 +113,12 @@ def programs_for(
     for arch in archs:
         graph = operator_graph(arch)
         used = {call.workload: kernels[call.workload] for call in kernel_calls(graph)}
-        name = f"{_file_name(arch)}-{library_digest(used.values())}.so"
+        path = program_path(folder, arch, library_digest(used.values()))
         if not setup.linked:
-            programs.append(plan_program(graph, used, folder / name))
+            programs.append(plan_program(graph, used, path))
             continue
-        jobs.append(setup.executor.submit(build_program, graph, used, setup.target, folder / name))
-    try:
-        return programs + [job.result() for job in jobs]
-    except BrokenExecutor:
-        raise CompileError(
-            "a compiler process died while it built programs",
-            hint="there may be too little memory; the same command continues",
-        ) from None
+        jobs.append(setup.executor.submit(build_program, graph, used, setup.target, path))
+    return programs + built(jobs)
 
 
 def measure(
@@ -250,10 +244,6 @@ def device_state(setup: Setup, device: Device | None = None) -> str:
     if setup.device == "local":
         return name
     return f"{name}-{setup.device if device is None else device.name}"
-
-
-def _file_name(arch: Arch) -> str:
-    return arch.encode().replace("/", "_")
 
 
 def _fastest(found: dict[Arch, Measurement]) -> str:

@@ -7,17 +7,17 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
-from ofatvm.errors import MissingInputError, TargetError
+from ofatvm.errors import CompileError, MissingInputError, TargetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ofatvm.predict.features import SpaceTables
     from ofatvm.tuning.records import Records
 
+T = TypeVar("T")
 CALIBRATION = (
     Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish"),
     Workload("depthwise", (112, 112, 48), (112, 112, 48), kernel=3, activation="relu"),
@@ -113,6 +114,22 @@ class Setup:
         return {call.workload for arch in archs for call in kernel_calls(operator_graph(arch))}
 
 
+def program_path(folder: Path, arch: Arch, digest: str) -> Path:
+    """Where the program of an architecture over kernels with this digest is built."""
+    return folder / f"{arch.encode().replace('/', '_')}-{digest}.so"
+
+
+def built(jobs: Sequence[Future[T]]) -> list[T]:
+    """What the setup's worker processes made; CompileError if one of them died."""
+    try:
+        return [job.result() for job in jobs]
+    except BrokenExecutor:
+        raise CompileError(
+            "a compiler process died while it built programs",
+            hint="there may be too little memory; the same command continues",
+        ) from None
+
+
 def resolve_target(
     text: str, threads: int | None = None, on_event: Callable[[Event], None] = ignore
 ) -> Target:
@@ -160,7 +177,7 @@ def prepare(
         try:
             yield setup
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(cancel_futures=True)
 
 
 def _unit(target: Target) -> VectorUnit | None:

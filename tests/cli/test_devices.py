@@ -90,13 +90,22 @@ def test_what_cannot_be_is_one_line(
     assert len(answer.err.splitlines()) == 1
 
 
+# A test runner in the background may hand down an ignored SIGINT.
+SERVE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ofatvm.cli.main import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_serving_with_a_tracker_until_a_signal(
     ofatvm: Ofatvm, tmp_path: Path, number: signal.Signals
 ) -> None:
     tracker = f"127.0.0.1:{free_port()}"
     words = ["serve", "--key", "pi4", "--tracker", tracker, "--tracker-here", "--threads", "1"]
-    command = [sys.executable, "-m", "ofatvm", "devices", *words, "--json"]
+    command = [sys.executable, "-c", SERVE, "devices", *words, "--json"]
     serving = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

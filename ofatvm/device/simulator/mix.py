@@ -18,7 +18,10 @@ _MULTIPLY_ADD = re.compile(
 
 
 def classify(line: str, triple: str) -> list[str]:
-    """The classes of one instruction; x86 arithmetic with an operand in memory is a load, too."""
+    """The classes of one instruction: multiply-add, float, load, store, branch or other.
+
+    x86 arithmetic with an operand in memory is a load, too.
+    """
     words = line.split(None, 1)
     name = words[0] if words else ""
     rest = words[1].partition("#" if triple.startswith("x86") else "//")[0] if words[1:] else ""
