@@ -106,7 +106,7 @@ def find_compiler(triple: str, language: str) -> Tool:
     """A compiler of C ("c") or C++ ("c++") for a triple, or with an empty one for this machine.
 
     The system's comes first: ziglang's builds a C++ library when it is first used for a target,
-    which took 6 minutes (70 s of CPU time) on a busy two-core machine where g++ took 8 s.
+    which takes minutes.
     """
     words = {"c": ("cc", "gcc"), "c++": ("c++", "g++")}[language]
     name = words[1] if triple else words[0]

@@ -22,8 +22,8 @@ REPEATS = (100, 50, 25, 12, 8)
 ROUND_TRIP_CYCLES = 14.0
 """What an accumulator on the stack costs whenever it is added to: load, multiply-add and store.
 
-llvm-mca takes a load not to depend on the stores before it. On a Zen 4 such loops take 14 cycles an
-iteration (`benchmarks/simulator_fidelity.py` has such kernels).
+llvm-mca takes a load not to depend on the stores before it. About what a Zen 4 needs for the store
+to reach the load, and for the multiply-add.
 """
 _REGION = re.compile(
     r"Code Region - b(\d+).*?Iterations:\s+(\d+).*?Total Cycles:\s+(\d+)", re.DOTALL

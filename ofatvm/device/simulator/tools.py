@@ -19,12 +19,12 @@ from importlib import resources
 from pathlib import Path
 
 from ofatvm.compiler.link import zig_path
+from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.paths import cache_dir
 
-# What qemu and zig call the machines of `elf.MACHINES`.
-_QEMU = {"i686": "i386"}
+# What zig calls the machines of `elf.MACHINES`.
 _ZIG = {
     "x86_64": "x86_64-linux-musl",
     "aarch64": "aarch64-linux-musl",
@@ -58,17 +58,16 @@ def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
     if there is no compiler.
     """
     machine = machine_of(triple)
-    name = f"qemu-{_QEMU.get(machine, machine)}"
-    qemu = shutil.which(name) or shutil.which(f"{name}-static")
+    name, qemu = emulator_name(machine), emulator_program(machine)
     if qemu is None:
         raise DeviceError(
             f"the simulated device needs {name}, which is not installed", hint=WAYS_ON
         )
     mca, mc = _llvm(triple, cpu)
     plugin, guest = _plugin(cache_dir), _guest(machine, cache_dir)
-    parts = [_version(qemu), _version(str(mca)), plugin.name, guest.name]
+    parts = [_version(str(qemu)), _version(str(mca)), plugin.name, guest.name]
     widest = "rv64" if machine == "riscv64" else "max"
-    return Tools(Path(qemu), mca, mc, plugin, guest, "; ".join(parts), widest)
+    return Tools(qemu, mca, mc, plugin, guest, "; ".join(parts), widest)
 
 
 def lld() -> list[str]:
