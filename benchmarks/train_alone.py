@@ -51,13 +51,13 @@ def train_alone(
             batch=config.batch,
             epoch=epoch,
             seed=config.seed,
-            size_of_step=lambda step: arch.resolution,
+            sizes_of_step=lambda step: (arch.resolution,),
             augment=augmentation(config),
         ):
             for group in optimiser.param_groups:
                 group["lr"] = phase.rate(epoch + batch.step / steps)
             optimiser.zero_grad(set_to_none=True)
-            logits = subnet(normalise(batch.images))
+            logits = subnet(normalise(batch.images[arch.resolution]))
             labels = torch.from_numpy(batch.labels)
             F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing).backward()
             optimiser.step()

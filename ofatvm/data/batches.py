@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -19,10 +19,10 @@ AHEAD = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One step's images (n, size, size, c) uint8 and labels (n,) int64."""
+    """One step's images, (n, size, size, c) uint8 at each of its sizes, and labels (n,) int64."""
 
     step: int
-    images: np.ndarray = field(repr=False)
+    images: Mapping[int, np.ndarray] = field(repr=False)
     labels: np.ndarray = field(repr=False)
 
 
@@ -39,14 +39,14 @@ def train_batches(
     batch: int,
     epoch: int,
     seed: int,
-    size_of_step: Callable[[int], int],
+    sizes_of_step: Callable[[int], Iterable[int]],
     augment: Augment,
     start_step: int = 0,
 ) -> Generator[Batch, None, None]:
-    """One epoch's shuffled, augmented batches from `start_step` on.
+    """One epoch's shuffled, augmented batches from `start_step` on, each at all of its sizes.
 
     A batch depends on `seed`, `epoch` and its step alone, so a resumed run gets what it missed.
-    A thread makes them two ahead (`size_of_step` is called in it); it ends when the iterator is
+    A thread makes them two ahead (`sizes_of_step` is called in it); it ends when the iterator is
     closed or collected, and what goes wrong in it is raised here.
     """
     steps = steps_per_epoch(len(images), batch)
@@ -66,7 +66,8 @@ def train_batches(
         # numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed: steps count from 1.
         rng = np.random.default_rng([seed, epoch, step + 1])
         pixels = augmented(images, rows, augment, rng)
-        return Batch(step, resized(pixels, size_of_step(step)), images.labels[rows])
+        scaled = {size: resized(pixels, size) for size in dict.fromkeys(sizes_of_step(step))}
+        return Batch(step, scaled, images.labels[rows])
 
     return made_ahead(make, range(start_step, steps))
 

@@ -28,8 +28,10 @@ class Phase:
 
     `kernels`, `expands` and `depths` say how many of the space's choices are open, counted from the
     largest. `subnets` are drawn at random in every step; with `ends` the largest and the smallest
-    are trained as well. A teacher "largest" is the largest network as the first phase left it; "in
-    place" is the largest network of the same step. `epochs` include the warm-up.
+    are trained as well. All subnets of a step stand at one resolution, drawn at random; with
+    `resolutions` "each" the largest stands at the highest, the smallest at the lowest, and every
+    other at one of its own. A teacher "largest" is the largest network as the first phase left it;
+    "in place" is the largest network of the same step. `epochs` include the warm-up.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Phase:
     ends: bool = False
     teacher: Teacher = "largest"
     sort_channels: bool = False
+    resolutions: Literal["step", "each"] = "step"
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` epochs: linear warm-up, then half a cosine down to zero."""
@@ -54,20 +57,24 @@ class Phase:
     def archs(self, space: ArchSpace, seed: tuple[int, ...]) -> tuple[Arch, ...]:
         """The subnets of one step, the largest first where the ends are trained.
 
-        All stand at one resolution, drawn from all of the space's. `seed` decides.
+        `seed` decides.
         """
         rng = np.random.default_rng(seed)
-        resolution = int(rng.choice(space.resolutions))
-        drawn = [self._draw(space, rng, resolution) for _ in range(self.subnets)]
+        common = int(rng.choice(space.resolutions))
+        each = self.resolutions == "each"
+        drawn = [
+            self._draw(space, rng, int(rng.choice(space.resolutions)) if each else common)
+            for _ in range(self.subnets)
+        ]
         if not self.ends:
             return tuple(drawn)
         smallest = space.uniform(
             kernel=space.kernels[-self.kernels],
             expand=space.expands[-self.expands],
             depth=space.depths[-self.depths],
-            resolution=resolution,
+            resolution=space.resolutions[0] if each else common,
         )
-        return (space.largest(resolution), smallest, *drawn)
+        return (space.largest(space.resolutions[-1] if each else common), smallest, *drawn)
 
     def _draw(self, space: ArchSpace, rng: np.random.Generator, resolution: int) -> Arch:
         return space.arch(
@@ -121,7 +128,11 @@ class RunConfig:
 
 
 def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase, ...]:
-    """One phase with everything open: largest, smallest and a random subnet in each step."""
+    """One phase with everything open: largest, smallest and two random subnets in each step.
+
+    The largest sees the images at the highest resolution, the smallest at the lowest, as in BigNAS
+    (section 3.2), so that the teacher is the best there is.
+    """
     return (
         Phase(
             name="sandwich",
@@ -131,9 +142,10 @@ def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase
             kernels=len(space.kernels),
             expands=len(space.expands),
             depths=len(space.depths),
-            subnets=1,
+            subnets=2,
             ends=True,
             teacher="in place",
+            resolutions="each",
         ),
     )
 

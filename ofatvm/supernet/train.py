@@ -159,7 +159,7 @@ class _Run:
                 batch=self.config.batch,
                 epoch=_offset(self.config.phases, number) + epoch,
                 seed=self.config.seed,
-                size_of_step=lambda step, base=base: self._archs(number, base + step)[0].resolution,  # type: ignore[misc]
+                sizes_of_step=lambda step, base=base: self._sizes(number, base + step),  # type: ignore[misc]
                 start_step=max(start - base, 0),
                 augment=self.augment,
             )
@@ -192,6 +192,9 @@ class _Run:
     def _archs(self, number: int, step: int) -> tuple[Arch, ...]:
         return self.config.phases[number].archs(self.space, (self.config.seed, 7, number, step))
 
+    def _sizes(self, number: int, step: int) -> tuple[int, ...]:
+        return tuple(arch.resolution for arch in self._archs(number, step))
+
     def _step(self, number: int, step: int, batch: Batch) -> float:
         """One update; returns the loss of the first subnet."""
         phase = self.config.phases[number]
@@ -199,7 +202,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         mine = slice(self.processes.rank, None, self.processes.count)
-        images = self.normalise(batch.images[mine])
+        images = {size: self.normalise(batch.images[size][mine]) for size in batch.images}
         labels = torch.from_numpy(batch.labels[mine])
         self.optimiser.zero_grad(set_to_none=True)
         self.supernet.train()
@@ -343,13 +346,14 @@ def backward(
     teacher: Supernet | None,
     phase: Phase,
     archs: Sequence[Arch],
-    images: Tensor,
+    images: Mapping[int, Tensor],
     labels: Tensor,
     smoothing: float,
 ) -> float:
     """Add the gradients of one step to the supernet's; returns the first subnet's loss.
 
-    It is NaN if any subnet's loss is not finite.
+    `images` has the step's images (n, c, size, size) at the resolution of each subnet. The loss is
+    NaN if any subnet's loss is not finite.
 
     In place, the first subnet is the largest and learns from the labels, the others from its
     outputs alone. With the largest network of an earlier phase as the teacher, every subnet learns
@@ -360,10 +364,10 @@ def backward(
         assert teacher is not None
         with torch.no_grad():
             largest = supernet.space.largest(archs[0].resolution)
-            soft = F.softmax(teacher.train()(images, largest), dim=1)
+            soft = F.softmax(teacher.train()(images[largest.resolution], largest), dim=1)
     losses: list[float] = []
     for place, arch in enumerate(archs):
-        logits = supernet(images, arch)
+        logits = supernet(images[arch.resolution], arch)
         if phase.teacher == "in place" and place:
             assert soft is not None
             loss = F.cross_entropy(logits, soft)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ofatvm.data import ArrayImages
+from ofatvm.data import ArrayImages, Batch
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -22,6 +22,12 @@ def numbered(count: int, side: int = 8, channels: int = 1) -> ArrayImages:
     pixels = np.empty((count, side, side, channels), dtype=np.uint8)
     pixels[:] = np.arange(count, dtype=np.uint8)[:, None, None, None]
     return ArrayImages(pixels, np.arange(count) % 3)
+
+
+def pixels_of(batch: Batch) -> np.ndarray:
+    """The images of a batch that has one size."""
+    (pixels,) = batch.images.values()
+    return pixels
 
 
 def write_npz(path: Path, count: int = 30, **changes: Any) -> Path:

@@ -21,21 +21,21 @@ from ofatvm.data import (
 )
 from ofatvm.data.augment import erase, shifted
 from ofatvm.errors import DatasetError
-from tests.data.making import noise, numbered
+from tests.data.making import noise, numbered, pixels_of
 
 PLAIN = Augment(flip=False, shift=0)
 ALL = Augment(flip=True, shift=2, erase=0.5, crop=(0.4, 1.0))
 
 
 def epoch_of(images: ArrayImages, augment: Augment = PLAIN, **changes: object) -> list[Batch]:
-    options = {"batch": 4, "epoch": 0, "seed": 0, "size_of_step": lambda step: 8} | changes
+    options = {"batch": 4, "epoch": 0, "seed": 0, "sizes_of_step": lambda step: (8,)} | changes
     return list(train_batches(images, augment=augment, **options))  # type: ignore[arg-type]
 
 
 def same(one: list[Batch], two: list[Batch]) -> bool:
     return len(one) == len(two) and all(
         a.step == b.step
-        and np.array_equal(a.images, b.images)
+        and np.array_equal(pixels_of(a), pixels_of(b))
         and np.array_equal(a.labels, b.labels)
         for a, b in zip(one, two, strict=True)
     )
@@ -54,7 +54,7 @@ def makers() -> list[threading.Thread]:
 def test_an_epoch_shows_each_image_once_with_its_label() -> None:
     images = numbered(20)
     batches = epoch_of(images)
-    seen = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches])
+    seen = np.concatenate([pixels_of(batch)[:, 0, 0, 0] for batch in batches])
     assert [batch.step for batch in batches] == [0, 1, 2, 3, 4]
     assert sorted(seen.tolist()) == list(range(20))
     assert seen.tolist() != list(range(20))
@@ -63,7 +63,7 @@ def test_an_epoch_shows_each_image_once_with_its_label() -> None:
 
 def test_the_order_is_of_seed_and_epoch() -> None:
     order = np.random.default_rng([5, 7]).permutation(20)
-    seen = [b.images[:, 0, 0, 0] for b in epoch_of(numbered(20), seed=5, epoch=7)]
+    seen = [pixels_of(b)[:, 0, 0, 0] for b in epoch_of(numbered(20), seed=5, epoch=7)]
     assert np.array_equal(np.concatenate(seen), order)
 
 
@@ -88,7 +88,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
 @pytest.mark.parametrize("start", [0, 1, 3, 5])
 def test_a_resumed_epoch_goes_on_as_if_never_stopped(start: int) -> None:
     images = ArrayImages(noise(20, 9, 9, 3), np.arange(20))
-    sizes = {"size_of_step": lambda step: (5, 9, 7)[step % 3]}
+    sizes = {"sizes_of_step": lambda step: ((5, 9, 7)[step % 3],)}
     whole = epoch_of(images, ALL, **sizes)
     assert len(whole) == 5
     assert same(whole[start:], epoch_of(images, ALL, start_step=start, **sizes))
@@ -97,31 +97,41 @@ def test_a_resumed_epoch_goes_on_as_if_never_stopped(start: int) -> None:
 def test_augmentation_differs_from_step_to_step_and_between_epochs() -> None:
     images = ArrayImages(np.repeat(noise(1, 9, 9, 1), 4, axis=0), np.zeros(4, int))
     one = epoch_of(images, ALL, batch=2)
-    assert not np.array_equal(one[0].images, one[1].images)
-    assert not np.array_equal(one[0].images, epoch_of(images, ALL, batch=2, epoch=1)[0].images)
+    assert not np.array_equal(pixels_of(one[0]), pixels_of(one[1]))
+    assert not np.array_equal(
+        pixels_of(one[0]), pixels_of(epoch_of(images, ALL, batch=2, epoch=1)[0])
+    )
 
 
 def test_each_step_has_the_size_it_is_given() -> None:
     images = ArrayImages(noise(12, 9, 9, 1), np.arange(12))
     sizes = [5, 9, 7]
-    batches = epoch_of(images, size_of_step=sizes.__getitem__)
-    assert [batch.images.shape for batch in batches] == [(4, side, side, 1) for side in sizes]
+    batches = epoch_of(images, sizes_of_step=lambda step: (sizes[step],))
+    assert [pixels_of(batch).shape for batch in batches] == [(4, side, side, 1) for side in sizes]
     order = np.random.default_rng([0, 0]).permutation(12)
-    assert np.array_equal(batches[0].images, resized(images.pixels[order[:4]], 5))
+    assert np.array_equal(pixels_of(batches[0]), resized(images.pixels[order[:4]], 5))
+
+
+def test_a_step_of_several_sizes_has_the_same_images_at_each() -> None:
+    images = ArrayImages(noise(4, 9, 9, 1), np.arange(4))
+    (batch,) = epoch_of(images, ALL, sizes_of_step=lambda step: (9, 5, 9, 7))
+    assert list(batch.images) == [9, 5, 7]
+    assert np.array_equal(batch.images[5], resized(batch.images[9], 5))
+    assert np.array_equal(batch.images[7], resized(batch.images[9], 7))
 
 
 def test_images_that_are_not_square_are_cropped() -> None:
     images = ArrayImages(noise(4, 8, 13, 1), np.arange(4))
     order = np.random.default_rng([0, 0]).permutation(4)
-    assert np.array_equal(epoch_of(images)[0].images, images.pixels[order, :, 2:10])
+    assert np.array_equal(pixels_of(epoch_of(images)[0]), images.pixels[order, :, 2:10])
 
 
 def test_flips_mirror_about_half_of_the_images() -> None:
     images = ArrayImages(noise(400, 6, 6, 1), np.arange(400))
-    (batch,) = epoch_of(images, Augment(shift=0), batch=400, size_of_step=lambda step: 6)
+    (batch,) = epoch_of(images, Augment(shift=0), batch=400, sizes_of_step=lambda step: (6,))
     originals = images.pixels[batch.labels]
-    kept = (batch.images == originals).all(axis=(1, 2, 3))
-    mirrored = (batch.images == originals[:, :, ::-1]).all(axis=(1, 2, 3))
+    kept = (pixels_of(batch) == originals).all(axis=(1, 2, 3))
+    mirrored = (pixels_of(batch) == originals[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (kept ^ mirrored).all()
     assert 150 < mirrored.sum() < 250
 
@@ -144,8 +154,8 @@ def test_every_shift_up_to_the_limit_happens() -> None:
     dot = np.zeros((600, 9, 9, 1), np.uint8)
     dot[:, 4, 4] = 255
     images = ArrayImages(dot, np.zeros(600, int))
-    (batch,) = epoch_of(images, Augment(flip=False), batch=600, size_of_step=lambda step: 9)
-    _, rows, columns, _ = np.nonzero(batch.images)
+    (batch,) = epoch_of(images, Augment(flip=False), batch=600, sizes_of_step=lambda step: (9,))
+    _, rows, columns, _ = np.nonzero(pixels_of(batch))
     assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {
         (row, column) for row in range(2, 7) for column in range(2, 7)
     }
@@ -171,8 +181,8 @@ def test_crops_show_part_of_the_image() -> None:
     ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (50, 24, 1))[..., None]
     images = ArrayImages(ramp, np.zeros(50, int))
     cropping = Augment(flip=False, shift=0, crop=(0.1, 0.3))
-    (batch,) = epoch_of(images, cropping, batch=50, size_of_step=lambda step: 24)
-    spans = np.ptp(batch.images[:, 12, :, 0].astype(int), axis=1)
+    (batch,) = epoch_of(images, cropping, batch=50, sizes_of_step=lambda step: (24,))
+    spans = np.ptp(pixels_of(batch)[:, 12, :, 0].astype(int), axis=1)
     # 10 to 30 % of the area at aspects 3/4 to 4/3 is 7 to 15 of 24 columns.
     assert spans.min() >= 60
     assert spans.max() <= 150
@@ -209,7 +219,7 @@ def test_impossible_requests_are_refused_at_the_call(changes: dict[str, object],
         "batch": 4,
         "epoch": 0,
         "seed": 0,
-        "size_of_step": lambda step: 8,
+        "sizes_of_step": lambda step: (8,),
         "augment": PLAIN,
     } | changes
     with pytest.raises(DatasetError, match=said):
@@ -219,12 +229,12 @@ def test_impossible_requests_are_refused_at_the_call(changes: dict[str, object],
 def test_batches_are_made_two_ahead_and_no_further() -> None:
     asked: list[int] = []
 
-    def size(step: int) -> int:
+    def sizes(step: int) -> tuple[int, ...]:
         asked.append(step)
-        return 8
+        return (8,)
 
     batches = train_batches(
-        numbered(40), batch=4, epoch=0, seed=0, size_of_step=size, augment=PLAIN
+        numbered(40), batch=4, epoch=0, seed=0, sizes_of_step=sizes, augment=PLAIN
     )
     assert not asked
     next(batches)
@@ -240,7 +250,7 @@ def test_batches_are_made_two_ahead_and_no_further() -> None:
 def test_the_thread_ends_with_the_iterator(end: str) -> None:
     before = makers()
     batches = train_batches(
-        numbered(40), batch=4, epoch=0, seed=0, size_of_step=lambda step: 8, augment=PLAIN
+        numbered(40), batch=4, epoch=0, seed=0, sizes_of_step=lambda step: (8,), augment=PLAIN
     )
     next(batches)
     started = [thread for thread in makers() if thread not in before]
@@ -256,14 +266,14 @@ def test_the_thread_ends_with_the_iterator(end: str) -> None:
 
 
 def test_an_error_in_the_thread_surfaces_where_the_batch_is_awaited() -> None:
-    def size(step: int) -> int:
+    def sizes(step: int) -> tuple[int, ...]:
         if step == 2:
             raise DatasetError("x/3.png cannot be decoded")
-        return 8
+        return (8,)
 
     before = makers()
     batches = train_batches(
-        numbered(20), batch=4, epoch=0, seed=0, size_of_step=size, augment=PLAIN
+        numbered(20), batch=4, epoch=0, seed=0, sizes_of_step=sizes, augment=PLAIN
     )
     assert [batch.step for batch in islice(batches, 2)] == [0, 1]
     with pytest.raises(DatasetError, match=r"x/3\.png cannot be decoded"):

@@ -16,7 +16,7 @@ from ofatvm.data.decode import decoded, in_threads
 from ofatvm.data.folder import read_folder
 from ofatvm.data.resize import resized
 from ofatvm.errors import DatasetError
-from tests.data.making import noise, write_classes, write_image
+from tests.data.making import noise, pixels_of, write_classes, write_image
 
 CATS_AND_DOGS = {"cat": 6, "dog": 6}
 
@@ -176,14 +176,14 @@ def test_both_kinds_give_the_same_batches(tmp_path: Path) -> None:
                 batch=4,
                 epoch=1,
                 seed=2,
-                size_of_step=lambda step: 6 + step,
+                sizes_of_step=lambda step: (6 + step,),
                 augment=Augment(erase=0.5),
             )
         )
         for memory_bytes in (0, 1 << 20)
     ]
     for one, two in zip(*epochs, strict=True):
-        assert np.array_equal(one.images, two.images)
+        assert np.array_equal(pixels_of(one), pixels_of(two))
         assert np.array_equal(one.labels, two.labels)
 
 
@@ -239,7 +239,7 @@ def test_a_truncated_jpeg_is_named_when_it_is_decoded(tmp_path: Path) -> None:
     lazy = FolderImages((broken,), np.zeros(1, int), 3, 8)
     assert lazy.verified() is lazy
     batches = train_batches(
-        lazy, batch=1, epoch=0, seed=0, size_of_step=lambda step: 8, augment=Augment()
+        lazy, batch=1, epoch=0, seed=0, sizes_of_step=lambda step: (8,), augment=Augment()
     )
     with pytest.raises(DatasetError, match=r"x\.jpg cannot be decoded: .*truncated"):
         next(batches)

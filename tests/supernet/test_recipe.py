@@ -44,17 +44,23 @@ def test_a_closed_dimension_stays_at_its_largest():
     assert seen == {3, 5, 7}
 
 
-def test_the_sandwich_has_both_ends_at_one_random_resolution():
+def test_the_sandwich_has_both_ends_at_their_resolutions_and_two_subnets_at_any():
     (phase,) = sandwich(SPACE, 10, 0.1)
     resolutions = set()
     for step in range(60):
-        archs = phase.archs(SPACE, (1, step))
-        resolutions.add(archs[0].resolution)
-        assert len({arch.resolution for arch in archs}) == 1
-        assert archs[0] == SPACE.largest(archs[0].resolution)
-        assert archs[1] == SPACE.smallest(archs[0].resolution)
-        assert len(archs) == 3
-    assert len(resolutions) > 15
+        largest, smallest, *drawn = phase.archs(SPACE, (1, step))
+        assert largest == SPACE.largest(SPACE.resolutions[-1])
+        assert smallest == SPACE.smallest(SPACE.resolutions[0])
+        assert len(drawn) == 2
+        resolutions |= {arch.resolution for arch in drawn}
+    assert resolutions == set(SPACE.resolutions)
+
+
+def test_other_phases_have_one_random_resolution_a_step():
+    phase = progressive(SPACE, 60, 0.1)[-1]
+    steps = [{arch.resolution for arch in phase.archs(SPACE, (1, step))} for step in range(60)]
+    assert all(len(step) == 1 for step in steps)
+    assert len(set.union(*steps)) > 15
 
 
 def test_subnets_of_a_step_follow_from_the_seed():

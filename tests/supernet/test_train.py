@@ -155,7 +155,7 @@ def gradients(phase, archs, teacher=None):
     net.classifier.dropout.p = 0.0
     images = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8) % 3
-    loss = backward(net, teacher, phase, archs, images, labels, 0.1)
+    loss = backward(net, teacher, phase, archs, {12: images}, labels, 0.1)
     grads = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
     return net, images, labels, loss, grads
 
