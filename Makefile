@@ -1,12 +1,15 @@
 # make search    set up .venv if needed, then find and ship the best network for this machine
 # make test      set up .venv if needed, then ruff, mypy and pytest
+# make test-relay  set up both environments, then the tests of the Relay road
+# make relay     set up .venv-relay, with TVM 0.19 for --ir relay
 # make bench     race against other runtimes and compare cold starts, on a quiet machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ofatvm-stamp
+RELAY_STAMP := .venv-relay/.ofatvm-stamp
 
-.PHONY: setup search test bench lint clean
+.PHONY: setup search test test-relay relay bench lint clean
 
 setup: $(STAMP)
 
@@ -21,6 +24,14 @@ $(STAMP): requirements.lock pyproject.toml
 search: $(STAMP)
 	$(BIN)/ofatvm search --target host
 
+relay: $(STAMP) $(RELAY_STAMP)
+
+$(RELAY_STAMP): requirements-relay.lock
+	.venv-relay/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-relay
+	.venv-relay/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-relay.lock
+	touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -28,10 +39,13 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
+test-relay: relay
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "relay and not slow"
+
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
 	$(BIN)/python benchmarks/runtimes.py
 	$(BIN)/python benchmarks/cold_start.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-relay .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "ofatvm"
 HEAVY = {"torch", "tvm", "tvm_ffi", "xgboost"}
 HEAVY_HOMES = {
     "torch": {"supernet"},
-    "tvm": {"compiler", "tuning", "device"},
+    "tvm": {"compiler", "tuning", "device", "relay"},
     "tvm_ffi": {"compiler", "tuning", "device"},
     "xgboost": {"predict"},
 }
@@ -30,7 +30,7 @@ LAYERS = [
     {"errors"},
     {
         *("arch", "elf", "events", "files", "graph", "machine", "measurement", "paths", "spaces"),
-        *("target", "target_text"),
+        *("road", "target", "target_text"),
     },
     {
         "bundle",
@@ -38,6 +38,7 @@ LAYERS = [
         "data",
         "device",
         "predict",
+        "relay",
         "report",
         "search",
         "store",

@@ -6,20 +6,50 @@ from pathlib import Path
 from string import Template
 
 from ofatvm.bundle.manifest import Latency, Manifest, Preprocessing, TensorSpec
+from ofatvm.road import Ir
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
 def runner_source() -> str:
     """run.py, the same in every bundle."""
-    return (TEMPLATES / "run.py").read_text(encoding="utf-8")
+    return _read("run.py")
 
 
-def cpp_source(shape: tuple[int, ...], kind: str = "llvm") -> str:
-    """main.cc with the shape of the input, for a target's kind."""
-    text = (TEMPLATES / "main.cc").read_text(encoding="utf-8")
+def cpp_source(shape: tuple[int, ...], kind: str = "llvm", ir: Ir = "relax") -> str:
+    """main.cc with the shape of the input, for a target's kind and the runtime of its road."""
+    text, network = _read("main.cc"), _read(f"network_{ir}.cc").rstrip()
+    text = text.replace("@INCLUDES@", _INCLUDES[ir]).replace("@NETWORK@", network)
     text = text.replace("@DEVICE@", "kDLCUDA" if kind == "cuda" else "kDLCPU")
     return text.replace("@INPUT_SHAPE@", ", ".join(map(str, shape)))
+
+
+_INCLUDES: dict[Ir, str] = {
+    "relax": "#include <tvm/ffi/container/tensor.h>\n"
+    "#include <tvm/ffi/extra/module.h>\n"
+    "#include <tvm/ffi/function.h>",
+    "relay": "#include <tvm/runtime/module.h>\n"
+    "#include <tvm/runtime/ndarray.h>\n"
+    "#include <tvm/runtime/packed_func.h>",
+}
+PACKAGES: dict[Ir, tuple[str, ...]] = {
+    "relax": ("apache-tvm", "apache-tvm-ffi"),
+    "relay": ("xtc-tvm-python-bindings",),
+}
+"""The wheels whose runtime runs a bundle."""
+_PYTHON_NEEDS: dict[Ir, str] = {
+    "relax": "numpy pillow",
+    "relay": "numpy pillow attrs cloudpickle decorator ml_dtypes packaging psutil "
+    "typing_extensions",
+}
+_ENTRY: dict[Ir, str] = {
+    "relax": "`main` in `model.so` takes",
+    "relay": "`model.so` is a library of TVM 0.19's graph executor, made through Relay. It takes",
+}
 
 
 def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
@@ -27,26 +57,30 @@ def model_card(manifest: Manifest, *, image: bool, licence: str = "") -> str:
 
     `licence` is that of the images the weights were trained on, and the sample, if known.
     """
-    template = Template((TEMPLATES / "README.md.in").read_text(encoding="utf-8"))
+    template = Template(_read("README.md.in"))
     given, result = manifest.inputs[0], manifest.outputs[0]
     steps, target = manifest.preprocessing, manifest.target
     untrained = manifest.weights.source == "untrained"
-    packages = ("apache-tvm", "apache-tvm-ffi")
+    packages = PACKAGES[manifest.ir]
     return template.substitute(
         arch=manifest.arch,
         target=manifest.target.name,
         warning=_WARNING if untrained else "",
         rows="\n".join(f"| {name} | {cell(value)} |" for name, value in _rows(manifest).items()),
+        python_needs=_PYTHON_NEEDS[manifest.ir],
         requirements=" ".join(
             f"{name}=={manifest.versions[name]}" for name in packages if name in manifest.versions
         ),
+        cpp=_read(f"cpp_{manifest.ir}.md").replace(
+            "$CUDA", " -ltvm_runtime_cuda" if target.kind == "cuda" else ""
+        ),
+        entry=_ENTRY[manifest.ir],
         where=_where(manifest),
         no_wheels=_NO_WHEELS.replace("MACHINE", manifest.machine)
         if manifest.machine not in WHEELS
         else "",
         under_qemu=_under_qemu(manifest),
         on_gpu=_ON_GPU.replace("ARCH", target.arch) if target.kind == "cuda" else "",
-        cuda_library=" -ltvm_runtime_cuda" if target.kind == "cuda" else "",
         input_name=given.name,
         input_type=_tensor(given),
         output_name=result.name,
@@ -142,6 +176,7 @@ def _rows(manifest: Manifest) -> dict[str, str]:
         rows["agreement"] = f"same class as PyTorch for {share:.5g} % of {images:,} images"
     if manifest.verified:
         rows["checked against PyTorch"] = str(manifest.verified)
+    rows["compiled through"] = {"relax": "Relax", "relay": "Relay (TVM 0.19)"}[manifest.ir]
     if manifest.notes:
         rows["notes"] = "; ".join(manifest.notes)
     rows["latency"] = _latency(manifest.latency)

@@ -1,4 +1,4 @@
-"""`Manifest`: what a bundle says about itself, as manifest.json (schema 4; reads 1 to 4)."""
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 5; reads 1 to 5)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ofatvm.elf import ElfFacts
 from ofatvm.errors import BundleError, TargetError
 from ofatvm.measurement import Kind, Measurement, now
+from ofatvm.road import Ir
 from ofatvm.target import Target, target_from_dict
 
-SCHEMA = 4
+SCHEMA = 5
 # What manifests of an older schema do not say: its first schema, and what stands for it.
 _SINCE: dict[str, tuple[int, Any]] = {
     "agreement": (2, None),
     "elf": (3, None),
     "verified": (3, None),
     "notes": (4, []),
+    "ir": (5, "relax"),
 }
 FORMAT = "ofatvm-bundle"
 FILE_NAME = "manifest.json"
@@ -255,7 +257,8 @@ class Manifest:
     five fields are filled in by `write_bundle`. Of the target, only what generates code is kept.
     `agreement` is None where it was not examined, as in every bundle of schema 1; `verified` and
     `elf` are None in every bundle of schema 1 or 2. `notes` are sentences about the code without a
-    dot; there are none before schema 4.
+    dot; there are none before schema 4. `ir` says through which representation of
+    TVM it was compiled, and with that which runtime runs it: before schema 5, always Relax.
     """
 
     arch: str
@@ -277,6 +280,7 @@ class Manifest:
     agreement: Agreement | None = None
     verified: Verified | None = None
     notes: tuple[str, ...] = ()
+    ir: Ir = "relax"
     created: str = field(default_factory=now)
     machine: str = ""
     elf: Elf | None = None

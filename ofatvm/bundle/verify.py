@@ -15,7 +15,7 @@ from ofatvm.bundle.agreement import Sample, check_agreement
 from ofatvm.bundle.manifest import Elf, Manifest
 from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
 from ofatvm.elf import host_machine, read_elf
-from ofatvm.errors import BundleError, UsageError
+from ofatvm.errors import BundleError, MissingInputError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
 from ofatvm.target import Target
 
@@ -149,16 +149,29 @@ def _why_not(manifest: Manifest) -> str:
         return NEEDS_GPU
     here = host_machine()
     if manifest.machine == here:
-        return ""
+        return _why_no_relay(manifest)
     from ofatvm.device.qemu import why_not_emulated
 
     foreign = f"compiled for {manifest.machine}, this machine is {here}"
-    reason = why_not_emulated(_foreign_target(manifest))
+    reason = why_not_emulated(_foreign_target(manifest), manifest.ir)
     installed = metadata.version("apache-tvm")
     built_with = manifest.versions.get("apache-tvm", installed)
     if not reason and built_with != installed:
         reason = f"it was compiled by TVM {built_with}, this ofatvm has {installed}"
     return f"{foreign}, and {reason}; or verify it on its own board" if reason else ""
+
+
+def _why_no_relay(manifest: Manifest) -> str:
+    """Why what came from Relay cannot be run on its own kind of machine; empty for all else."""
+    if manifest.ir != "relay":
+        return ""
+    from ofatvm.compiler.relay_env import relay_versions
+
+    try:
+        relay_versions()
+    except MissingInputError as error:
+        return f"{error.message} ({error.hint})"
+    return ""
 
 
 def _check_features(manifest: Manifest) -> None:
@@ -201,6 +214,7 @@ def _run(
         threads=threads,
         timeout_s=timeout_s,
         built_with=manifest.versions.get("apache-tvm", ""),
+        ir=manifest.ir,
     )
     error = compare(done.output, sample.output)
     median, p90 = (float(np.percentile(done.samples_ms, at)) for at in (50, 90))
@@ -238,6 +252,7 @@ def _emulate(
         _foreign_target(manifest),
         classes=sample.output.shape[-1],
         timeout_s=timeout_s * EMULATION_FACTOR,
+        ir=manifest.ir,
         on_event=on_event,
     )
     error = compare(output, sample.output)

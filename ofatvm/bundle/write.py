@@ -64,7 +64,7 @@ def write_bundle(
     files = {
         "model.so": code,
         "run.py": runner_source().encode(),
-        "main.cc": cpp_source(manifest.inputs[0].shape, manifest.target.kind).encode(),
+        "main.cc": _cpp(manifest).encode(),
         "README.md": _card(manifest, sample_image, licence),
         "sample/input.npy": _npy(sample_input),
         "sample/output.npy": _npy(sample_output),
@@ -127,6 +127,10 @@ def check_labels(labels: Sequence[str]) -> None:
 
 def _card(manifest: Manifest, image: bytes | None, licence: str) -> bytes:
     return model_card(manifest, image=image is not None, licence=licence).encode()
+
+
+def _cpp(manifest: Manifest) -> str:
+    return cpp_source(manifest.inputs[0].shape, manifest.target.kind, manifest.ir)
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -10,9 +10,10 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps, verified_text
-from ofatvm.cli.space_options import device_options, read_source, target_options
+from ofatvm.cli.space_options import device_options, ir_option, read_source, target_options
 from ofatvm.errors import DeviceError
 from ofatvm.events import Notice
+from ofatvm.road import Ir
 
 
 @click.command("compile", help="Ship one architecture as a bundle.")
@@ -24,6 +25,7 @@ from ofatvm.events import Notice
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of untrained weights.")
 @target_options
 @device_options
+@ir_option
 @common_options
 def command(
     run: Run,
@@ -39,6 +41,7 @@ def command(
     tuning_logs: Path,
     device: str,
     allow_network: bool,
+    ir: Ir,
 ) -> Result:
     """Compile, check against PyTorch, take its latency on the device, and write the bundle."""
     from ofatvm.device.timing import SAMPLE
@@ -60,6 +63,7 @@ def command(
         tuning_logs=tuning_logs,
         device=device,
         allow_network=allow_network,
+        ir=ir,
         on_event=run.on_event,
     ) as setup:
         measurement = None
@@ -102,6 +106,7 @@ def command(
     data = {
         "arch": arch.encode(),
         "target": target.name,
+        "ir": ir,
         **shipped_facts(bundle),
         "predicted_accuracy_percent": predicted,
         "latency_ms": latency,
@@ -119,6 +124,6 @@ def command(
         if latency is None
         else f"{latency:.4g} ms, {data['latency_kind']}, {target.threads} threads",
         "bundle": data["bundle"],
-        **next_steps(bundle),
+        **next_steps(bundle, ir),
     }
     return Result(data, lambda width: pairs(facts))

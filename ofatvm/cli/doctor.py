@@ -69,6 +69,7 @@ def all_checks(workspace: Path) -> Iterator[Check]:
     yield zig_check()
     yield from machine_checks(workspace)
     yield records_check()
+    yield relay_check()
     yield compiler_check()
     yield tool_check("llvm-mca", "the simulated device", "apt install llvm")
     for triple in FOREIGN:
@@ -224,6 +225,19 @@ def records_check() -> Check:
     if targets:
         return Check("tuning records", "ok", ", ".join(targets))
     return Check("tuning records", "warning", "none", None, "ofatvm tune --target host")
+
+
+def relay_check() -> Check:
+    """The environment of the Relay road, and the versions of TVM 0.19 in it."""
+    from ofatvm.compiler.relay_env import relay_python, relay_versions
+
+    needed = "optional: for --ir relay"
+    try:
+        python, versions = relay_python(), relay_versions()
+    except MissingInputError as error:
+        return Check("TVM 0.19 (Relay)", "ok", f"none: {error.message}", needed, error.hint)
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Check("TVM 0.19 (Relay)", "ok", f"{found} in {python.parents[1]}", needed)
 
 
 def tool_check(name: str, purpose: str, hint: str) -> Check:

@@ -37,7 +37,7 @@ from typing import Any
 import click
 
 from ofatvm import __version__
-from ofatvm.cli.options import join_target
+from ofatvm.cli.options import join_target, move_ir
 from ofatvm.cli.render import (
     Progressor,
     Result,
@@ -162,7 +162,7 @@ def common_options(body: Callable[..., Result]) -> Callable[..., int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; never raises, prints no traceback."""
-    words = join_target(list(sys.argv[1:] if arguments is None else arguments))
+    words = join_target(move_ir(list(sys.argv[1:] if arguments is None else arguments)))
     as_json = "--json" in words[: words.index("--") if "--" in words else None]
     hold_descriptors()
     try:

@@ -11,8 +11,9 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import device_options, read_source, target_options
+from ofatvm.cli.space_options import device_options, ir_option, read_source, target_options
 from ofatvm.errors import ArchError, UsageError
+from ofatvm.road import Ir
 
 if TYPE_CHECKING:
     from ofatvm.target import Target
@@ -56,6 +57,7 @@ KERNELS = (
 @click.option("--kernels", is_flag=True, help="Show each kernel call; simulated devices only.")
 @target_options
 @device_options
+@ir_option
 @common_options
 def command(
     run: Run,
@@ -74,6 +76,7 @@ def command(
     tuning_logs: Path,
     device: str,
     allow_network: bool,
+    ir: Ir,
 ) -> Result:
     """Measure and list."""
     import numpy as np
@@ -100,6 +103,7 @@ def command(
             tuning_logs=tuning_logs,
             device=device,
             allow_network=allow_network,
+            ir=ir,
             on_event=run.on_event,
         ) as setup,
         Store.open(run.workspace) as store,

@@ -11,7 +11,8 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
-from ofatvm.cli.space_options import device_options, find_source, target_options
+from ofatvm.cli.space_options import device_options, find_source, ir_option, target_options
+from ofatvm.road import Ir
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.point import Point
@@ -39,6 +40,7 @@ COLUMNS = (
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
 @click.option("--min-accuracy", type=ACCURACY, help="Top-1 at least, in percent.")
 @device_options
+@ir_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
@@ -56,6 +58,7 @@ def command(
     tuning_logs: Path,
     device: str,
     allow_network: bool,
+    ir: Ir,
     latency_ms: float | None,
     macs: float | None,
     size_mb: float | None,
@@ -89,6 +92,7 @@ def command(
             tuning_logs=tuning_logs,
             device=device,
             allow_network=allow_network,
+            ir=ir,
             on_event=run.on_event,
         ) as setup,
         Store.open(run.workspace) as store,
@@ -132,7 +136,8 @@ def _data(
         "space": setup.space.name,
         "resolution": setup.resolution,
         "weights": shipped["weights"],
-        "records": setup.records.sources,
+        "ir": setup.ir,
+        "records": setup.road_records.sources,
         "front": [_point(setup, point) for point in found.front],
         "pick": _point(setup, found.pick),
         "bundle": str(bundle),
@@ -146,7 +151,7 @@ def _data(
 
 
 def _point(setup: Setup, point: Point) -> dict[str, Any]:
-    from ofatvm.tuning.workloads import coverage, subnet_workloads
+    from ofatvm.tuning.workloads import subnet_workloads
 
     m = point.measurement
     return {
@@ -166,7 +171,7 @@ def _point(setup: Setup, point: Point) -> dict[str, Any]:
         "macs": point.macs,
         "size_bytes": point.size_bytes,
         "peak_memory_bytes": point.peak_memory_bytes,
-        "coverage": coverage(subnet_workloads(point.arch), setup.records.configs),
+        "coverage": setup.coverage(subnet_workloads(point.arch)),
     }
 
 
@@ -202,7 +207,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         "shipped code": accuracy_text(data["bundle_accuracy"]) if count else None,
         "agreement": agreement_text(data["agreement"]),
         "bundle": data["bundle"],
-        **next_steps(data["bundle"]),
+        **next_steps(data["bundle"], data["ir"]),
     }
     known = {name: value for name, value in facts.items() if value is not None}
     return f"{table(rows, (MARK, accuracy, latency, *spread, *COLUMNS), width)}\n\n{pairs(known)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ofatvm.elf import elf_machine, host_machine
 from ofatvm.errors import BundleError
+from ofatvm.road import Ir
 
 
 def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:
@@ -34,18 +35,29 @@ def verified_text(verified: Mapping[str, Any] | None) -> str | None:
     return f"max error {error:.1e} of the largest output, {images} images, {verified['how']}"
 
 
-def next_steps(bundle: str | Path) -> dict[str, str]:
+def next_steps(bundle: str | Path, ir: Ir = "relax") -> dict[str, str]:
     """What to type next: verify the bundle, and try it on its own picture if it has one.
 
-    Code for another machine cannot be tried here.
+    Code for another machine cannot be tried here. What came through Relay runs under the Python
+    of its own environment.
     """
     folder = Path(bundle)
     steps = {"next": f"ofatvm verify {shlex.quote(str(folder))}"}
     picture = folder / "sample" / "image.png"
     if picture.is_file() and _is_for_here(folder / "model.so"):
         script = shlex.quote(str(folder / "run.py"))
-        steps["and"] = f"python {script} {shlex.quote(str(picture))}"
+        steps["and"] = f"{_python(ir)} {script} {shlex.quote(str(picture))}"
     return steps
+
+
+def _python(ir: Ir) -> str:
+    if ir == "relax":
+        return "python"
+    from ofatvm.compiler.relay_env import relay_python
+
+    path = relay_python()
+    near = path.is_relative_to(Path.cwd())
+    return shlex.quote(str(path.relative_to(Path.cwd()) if near else path))
 
 
 def _is_for_here(model: Path) -> bool:

@@ -13,6 +13,7 @@ import click
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.cli.options import RESOLUTION, THREADS
 from ofatvm.errors import ArchError, MissingInputError, UsageError
+from ofatvm.road import IRS
 from ofatvm.spaces import OFA_SPACE, find_space, parse_arch
 from ofatvm.supernet.folder import (
     DEFAULT_SUPERNET,
@@ -141,6 +142,17 @@ def device_options(body: F) -> F:
     ):
         body = option(body)
     return body
+
+
+def ir_option(body: F) -> F:
+    """--ir."""
+    return click.option(
+        "--ir",
+        type=click.Choice(IRS),
+        default="relax",
+        show_default=True,
+        help="Through Relax, or Relay of TVM 0.19 in an environment that `make relay` makes.",
+    )(body)
 
 
 def read_source(

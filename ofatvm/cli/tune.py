@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ofatvm.pipeline.setup import Setup
 
 from ofatvm.arch import ArchSpace
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
 from ofatvm.cli.render import Result, pairs, seconds_text
-from ofatvm.cli.space_options import device_options, find_source
+from ofatvm.cli.space_options import device_options, find_source, ir_option
+from ofatvm.errors import UsageError
+from ofatvm.road import Ir
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
@@ -46,7 +52,13 @@ FEW_RESOLUTIONS = 4
 @click.option(
     "--from-scratch", is_flag=True, help="Take no schedules and trials from sibling targets."
 )
+@click.option(
+    "--import-log",
+    type=click.Path(path_type=Path),
+    help="AutoTVM log whose trials are taken over first; with --ir relay.",
+)
 @device_options
+@ir_option
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @common_options
 def command(
@@ -60,13 +72,17 @@ def command(
     tuning_logs: Path,
     device: str,
     allow_network: bool,
+    ir: Ir,
     from_scratch: bool,
+    import_log: Path | None,
     seed: int,
 ) -> Result:
     """Tune and report what the journal holds."""
     from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.tune import tune_space, tuning_folder
 
+    if import_log is not None and ir != "relay":
+        raise UsageError("--import-log takes AutoTVM's logs", hint="add --ir relay")
     space = find_source(None, space_name).space
     for resolution in resolutions:
         space.check_resolution(resolution)
@@ -80,8 +96,11 @@ def command(
         tuning_logs=tuning_logs,
         device=device,
         allow_network=allow_network,
+        ir=ir,
         on_event=run.on_event,
     ) as setup:
+        if ir == "relay":
+            return _tune_relay(run, setup, wanted, trials_per_workload, time_budget, import_log)
         summary, covered, records = tune_space(
             setup,
             wanted,
@@ -124,6 +143,56 @@ def command(
     }
     if summary.siblings:
         text["started from"] = "; ".join(map(str, summary.siblings))
+    return Result(data, lambda width: pairs(text))
+
+
+def _tune_relay(
+    run: Run,
+    setup: Setup,
+    resolutions: tuple[int, ...],
+    trials: int,
+    time_budget: float | None,
+    import_log: Path | None,
+) -> Result:
+    """Tune AutoTVM's templates and report what its log holds."""
+    from ofatvm.pipeline.tune_relay import tune_relay_space
+    from ofatvm.tuning.relay_records import relay_folder
+
+    summary, covered, records = tune_relay_space(
+        setup,
+        resolutions,
+        trials_per_task=trials,
+        time_budget_s=math.inf if time_budget is None else time_budget,
+        import_from=import_log,
+        on_event=run.on_event,
+    )
+    folder = relay_folder(setup.tuning_logs, setup.target)
+    data = {
+        "target": setup.target.name,
+        "fingerprint": setup.target.fingerprint,
+        "ir": setup.ir,
+        "folder": str(folder),
+        "resolutions": list(resolutions),
+        "coverage": covered,
+        "records": records,
+        "tasks": summary.tasks,
+        "complete_tasks": summary.complete,
+        "new_trials": summary.new_trials,
+        "trials": summary.trials,
+        "failed": summary.failures,
+        "disturbed_trials": summary.disturbed,
+        "seconds": round(summary.seconds, 1),
+    }
+    text = {
+        "target": f"{setup.target.name}, through Relay",
+        "tasks": f"{summary.complete} of {summary.tasks} have all their trials",
+        "trials": f"{summary.trials} in the log, {summary.new_trials} new in "
+        + seconds_text(summary.seconds),
+        "failed": str(summary.failures),
+        "disturbed": f"{summary.disturbed} trials timed again because the machine was busy",
+        "coverage": f"{covered:.1%} of the space's compute",
+        "records": f"{records} in {folder}",
+    }
     return Result(data, lambda width: pairs(text))
 
 

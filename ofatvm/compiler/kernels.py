@@ -54,6 +54,16 @@ class Kernel:
         return self.path.with_suffix(".o")
 
     @property
+    def objects(self) -> tuple[Path, ...]:
+        """See `CompiledKernel.objects`."""
+        return (self.object_path,)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """See `CompiledKernel.steps`."""
+        return (kernel_step(self.workload, self.config, self.symbol),)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers in the input, the weights, the workspace and the output of its own program."""
         return kernel_sizes(self.workload, self.config)
@@ -140,12 +150,6 @@ def is_compiled(kernel: Kernel, *, linked: bool = True) -> bool:
     except (FileNotFoundError, BundleError):
         return False
     return is_whole_object(kernel.object_path)
-
-
-def library_digest(kernels: Iterable[Kernel]) -> str:
-    """12 hex digits over the kernels a network uses."""
-    text = ",".join(sorted({kernel.digest for kernel in kernels}))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def kernel_digest(workload: Workload, config: ScheduleConfig, target: Target) -> str:

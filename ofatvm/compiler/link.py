@@ -68,6 +68,13 @@ def link(
         raise CompileError(f"linking {output} failed: {done.stderr.strip()[-300:]}")
 
 
+def link_with(tool: Tool, output: str, objects: Sequence[str], options: Any = None) -> None:
+    """Link objects with a linker that was found already: where this runs, there may be none."""
+    done = run_tool(tool, [*_FLAGS, "-o", output, *objects])
+    if done.returncode:
+        raise CompileError(f"linking {output} failed: {done.stderr.strip()[-300:]}")
+
+
 def link_host(
     output: str,
     objects: Sequence[str],

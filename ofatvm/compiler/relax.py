@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.kernels import Kernel, entry
 from ofatvm.compiler.link import check_linked, link
 from ofatvm.compiler.memory import FLOAT_BYTES, MemoryPlan, aligned, plan_workspace
@@ -44,7 +45,7 @@ class Program:
     """
 
     path: Path
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[CompiledKernel, ...]
     sizes: tuple[int, ...]
     steps: tuple[Step, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -87,7 +88,11 @@ def build_program(
     own = path.with_suffix(".o")
     compile_program(program.steps, target, own)
     folder = program.kernels[0].path.parent
-    objects = [entry(target, folder), own, *(kernel.object_path for kernel in program.kernels)]
+    objects = [
+        entry(target, folder),
+        own,
+        *(path for kernel in program.kernels for path in kernel.objects),
+    ]
     link(target, str(path), [str(name) for name in objects])
     own.unlink()
     return program

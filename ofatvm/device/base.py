@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.timing import Latency
 from ofatvm.device.timing import Protocol as Measuring
@@ -33,6 +33,6 @@ class Device(Protocol):
         """
         ...
 
-    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+    def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """Milliseconds of each kernel alone, by its digest."""
         ...

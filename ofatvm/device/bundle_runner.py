@@ -26,6 +26,7 @@ import numpy as np
 
 from ofatvm.errors import MeasurementError, MissingInputError
 from ofatvm.paths import PACKAGE
+from ofatvm.road import Ir
 
 CALLS = 50
 WARM_UP_CALLS = 3
@@ -53,12 +54,14 @@ def run_bundle(
     timeout_s: float,
     calls: int = CALLS,
     built_with: str = "",
+    ir: Ir = "relax",
 ) -> BundleRun:
-    """Load `model`, call `main(sample)`, time `calls` more calls (fewer when they are slow).
+    """Load `model`, call it with `sample`, time `calls` more calls (fewer when they are slow).
 
-    `built_with` is the TVM version that compiled it, for the message when it does not run.
+    `built_with` is the TVM version that compiled it, for the message when it does not run; what
+    came from Relay (`ir`) is run in the environment of TVM 0.19.
     """
-    with _finished_child(model, sample, threads, timeout_s, str(calls), built_with) as folder:
+    with _finished_child(model, sample, threads, timeout_s, str(calls), built_with, ir) as folder:
         return BundleRun(_output(folder), _samples(folder))
 
 
@@ -69,12 +72,13 @@ def run_images(
     threads: int,
     timeout_s: float,
     built_with: str = "",
+    ir: Ir = "relax",
 ) -> np.ndarray:
-    """Load `model` once and call `main` for one image after another; the outputs (n, ...).
+    """Load `model` once and call it for one image after another; the outputs (n, ...).
 
     `images` is (n, height, width, channels) float32; each call gets (1, height, width, channels).
     """
-    with _finished_child(model, images, threads, timeout_s, EVERY_IMAGE, built_with) as folder:
+    with _finished_child(model, images, threads, timeout_s, EVERY_IMAGE, built_with, ir) as folder:
         output = _output(folder)
     if len(output) != len(images):
         raise MeasurementError(f"model.so gave {len(output)} outputs for {len(images)} images")
@@ -83,13 +87,19 @@ def run_images(
 
 @contextlib.contextmanager
 def _finished_child(
-    model: Path, given: np.ndarray, threads: int, timeout_s: float, task: str, built_with: str
+    model: Path,
+    given: np.ndarray,
+    threads: int,
+    timeout_s: float,
+    task: str,
+    built_with: str,
+    ir: Ir,
 ) -> Iterator[Path]:
     """The folder in which a child left its results; MeasurementError if it did not get there."""
     with tempfile.TemporaryDirectory(prefix="ofatvm-run-") as name:
         folder = Path(name)
         np.save(folder / "input.npy", given)
-        code = _child(model.absolute(), folder, threads, timeout_s, task)
+        code = _child(model.absolute(), folder, threads, timeout_s, task, ir)
         text = tail(folder / "messages")
         if code == NO_RUNTIME:
             raise MissingInputError(f"no TVM runtime: {last_line(text)}", hint="ofatvm doctor")
@@ -100,7 +110,7 @@ def _finished_child(
         yield folder
 
 
-def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str) -> int:
+def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str, ir: Ir) -> int:
     """Run the child to its end in `folder`; its exit code, negative for a signal."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
@@ -109,7 +119,12 @@ def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str)
         "OMP_NUM_THREADS": str(threads),
         "TMPDIR": str(folder),
     }
-    words = [sys.executable, "-P", "-m", __name__, str(model), task, str(timeout_s)]
+    python, module = sys.executable, __name__
+    if ir == "relay":
+        from ofatvm.compiler.relay_env import relay_python
+
+        python, module = str(relay_python()), "ofatvm.relay.run"
+    words = [python, "-P", "-m", module, str(model), task, str(timeout_s)]
     with (folder / "messages").open("wb") as messages:
         return run_to_end(words, folder, environment, timeout_s, stdout=messages, stderr=messages)
 
@@ -205,8 +220,18 @@ def _versions_hint(built_with: str) -> str:
     return ""
 
 
-def _main(model: str, task: str, timeout_s: float) -> None:
-    """The child: run the network as the task says, leave the results in the current folder."""
+def run_task(
+    words: Sequence[str],
+    load_runtime: Callable[[], None],
+    load_network: Callable[[str], Callable[[Any], Any]],
+    network_input: Callable[[np.ndarray], Any],
+) -> None:
+    """The child: run a network as the words say (file, task, time-out in seconds).
+
+    Leaves the results in the current folder. `load_network` gives what calls the network with a
+    tensor that `network_input` made of an array.
+    """
+    model, task, timeout_s = words[0], words[1], float(words[2])
     # Should the parent die, this process still ends.
     signal.alarm(math.ceil(timeout_s) + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -223,21 +248,14 @@ def _main(model: str, task: str, timeout_s: float) -> None:
         sys.exit(NO_RUNTIME)
     main = load_network(model)
     if task == EVERY_IMAGE:
-        _run_every_image(main)
+        images = np.load("input.npy", mmap_mode="r")
+        outputs = [np.array(np.from_dlpack(main(network_input(each[None])))) for each in images]
+        np.save("output.npy", np.concatenate(outputs))
     else:
-        _run_and_time(main, int(task), timeout_s)
+        _run_and_time(main, network_input(np.load("input.npy")), int(task), timeout_s)
 
 
-def _run_every_image(main: Callable[[Any], Any]) -> None:
-    outputs = [
-        np.array(np.from_dlpack(main(network_input(image[None]))))
-        for image in np.load("input.npy", mmap_mode="r")
-    ]
-    np.save("output.npy", np.concatenate(outputs))
-
-
-def _run_and_time(main: Callable[[Any], Any], calls: int, timeout_s: float) -> None:
-    given = network_input(np.load("input.npy"))
+def _run_and_time(main: Callable[[Any], Any], given: Any, calls: int, timeout_s: float) -> None:
     np.save("output.npy", np.from_dlpack(main(given)))
     for _ in range(WARM_UP_CALLS):
         main(given)
@@ -286,4 +304,4 @@ def network_input(values: np.ndarray) -> Any:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    run_task(sys.argv[1:], load_runtime, load_network, network_input)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.gpu_visit import GpuSpec, reference_s, visit_gpu, yardstick_s
 from ofatvm.device.rpc import BoardDevice
@@ -63,7 +63,7 @@ class GpuDevice(BoardDevice):
             self.reference_s = self.undisturbed_s((reference_s, (self.yardstick,)))
         return self.reference_s
 
-    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+    def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """Of no kernels, no times; there are no kernels of a GPU that run alone."""
         if kernels:
             raise DeviceError("a GPU's kernels are not timed alone", hint="measure whole networks")

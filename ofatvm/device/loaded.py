@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from ofatvm.compiler.program import FORWARD
 
@@ -38,7 +38,19 @@ class LoadedProgram:
         return self.samples(count, repeats=max(1, round(seconds / estimate)))
 
 
-Loader = Callable[[str, Sequence[int]], LoadedProgram]
+class Loaded(Protocol):
+    """What visits do with a program that is loaded, whatever runs it."""
+
+    def samples(self, count: int, *, repeats: int = 1) -> list[float]:
+        """Seconds a call, in `count` samples of `repeats` calls."""
+        ...
+
+    def blocks(self, count: int, seconds: float) -> list[float]:
+        """Seconds a call, in `count` samples that take about `seconds` each."""
+        ...
+
+
+Loader = Callable[[str, Sequence[int]], Loaded]
 _loaders: list[Loader] = []
 
 
@@ -47,7 +59,7 @@ def load_with(loader: Loader) -> None:
     _loaders[:] = [loader]
 
 
-def load_program(path: str, sizes: Sequence[int]) -> LoadedProgram:
+def load_program(path: str, sizes: Sequence[int]) -> Loaded:
     """The program in a library, on random numbers: as many in each tensor as `sizes` say."""
     if _loaders:
         return _loaders[0](path, sizes)
@@ -61,7 +73,7 @@ def random_tensors(sizes: Sequence[int]) -> tuple[Any, ...]:
     import numpy as np
     import tvm
 
-    pool, start, tensors = _pool(), 0, []
+    pool, start, tensors = number_pool(), 0, []
     for size in sizes:
         if start + size > len(pool):
             start = 0
@@ -72,7 +84,7 @@ def random_tensors(sizes: Sequence[int]) -> tuple[Any, ...]:
 
 
 @cache
-def _pool() -> Any:
+def number_pool() -> Any:
     """Random numbers, small enough that activations neither overflow nor become denormal."""
     import numpy as np
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
 from ofatvm.device.children import child_pool, last_line
@@ -54,7 +54,7 @@ class LocalDevice:
     def __init__(
         self,
         threads: int,
-        calibration: Sequence[Kernel],
+        calibration: Sequence[CompiledKernel],
         reference_s: float | None = None,
         *,
         yardstick: Program | None = None,
@@ -121,7 +121,7 @@ class LocalDevice:
             strikes=STRIKES,
         )
 
-    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+    def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """See `Device.time_kernels`; DeviceError if one fails."""
         reference = self.reference()
         return least_ms(((job, self._time(job)) for job in kernel_jobs(kernels)), reference)
@@ -156,7 +156,7 @@ class LocalDevice:
             return str(error)
         return calls, tuple(calibration)
 
-    def _time(self, kernels: Sequence[Kernel]) -> Timed:
+    def _time(self, kernels: Sequence[CompiledKernel]) -> Timed:
         specs = [program_spec(kernel) for kernel in kernels]
         try:
             times, calibration = self._call(time_kernels, specs, self.calibration, KERNEL_MS)
@@ -180,7 +180,7 @@ class LocalDevice:
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._pool is None:
-            self._pool = child_pool(initialise, self.threads, timeout_s=VISIT_TIMEOUT_S)
+            self._pool = self._start()
         try:
             # The child keeps the time itself. This ends a child that cannot even do that.
             return self._pool.submit(function, *arguments).result(VISIT_TIMEOUT_S + START_S)
@@ -198,6 +198,10 @@ class LocalDevice:
             OSError,
         ) as error:
             raise _CandidateError(last_line(error)) from None
+
+    def _start(self) -> PopenPoolExecutor:
+        """The process that programs run in."""
+        return child_pool(initialise, self.threads, timeout_s=VISIT_TIMEOUT_S)
 
     def _restart(self) -> None:
         if self._pool is not None:
@@ -217,12 +221,12 @@ class _CandidateError(Exception):
     """A program or kernel failed; whether it or the device is to blame is still open."""
 
 
-def program_spec(program: Program | Kernel) -> Spec:
+def program_spec(program: Program | CompiledKernel) -> Spec:
     """A program, or the program of a kernel alone, as the child process gets it."""
     return str(program.path), program.sizes
 
 
-def kernel_error(kernels: Sequence[Kernel], reason: str) -> DeviceError:
+def kernel_error(kernels: Sequence[CompiledKernel], reason: str) -> DeviceError:
     """Some kernels of the library, which all ran once, do not run."""
     return DeviceError(
         f"a kernel of {kernels[0].symbol} to {kernels[-1].symbol} does not run: {reason}",

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -21,12 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from ofatvm.compiler.link import find_compiler, gnu_prefix, run_tool
+from ofatvm.compiler.relay_env import relay_package
 from ofatvm.device.bundle_runner import how_it_ended, last_line, run_to_end, tail
-from ofatvm.device.runtime import NAMES, tvm_runtime, why_no_runtime
+from ofatvm.device.runtime import library_names, tvm_runtime, why_no_runtime
 from ofatvm.elf import machine_of, read_elf
 from ofatvm.errors import BundleError, CompileError, MeasurementError, MissingInputError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.paths import cache_dir
+from ofatvm.road import Ir
 from ofatvm.target import Target
 
 COMPILE_TIMEOUT_S = 1800.0
@@ -103,7 +105,7 @@ def packages(triple: str) -> tuple[str, str]:
     return "qemu-user", f"libc6-{name}-cross libstdc++6-{name}-cross"
 
 
-def why_not_emulated(target: Target) -> str:
+def why_not_emulated(target: Target, ir: Ir = "relax") -> str:
     """What this machine lacks for running a target's code under qemu; empty if nothing.
 
     Nothing is fetched.
@@ -120,12 +122,12 @@ def why_not_emulated(target: Target) -> str:
     if lacking:
         what, way = " and ".join(lacking), " ".join(packages(triple))
         return f"this machine lacks {what} (apt-get install {way})"
-    return why_no_runtime(machine)
+    return why_no_runtime(machine, ir)
 
 
-def find_emulator(target: Target) -> Emulator:
+def find_emulator(target: Target, ir: Ir = "relax") -> Emulator:
     """The emulator of a target's CPU; MissingInputError if this machine lacks something for it."""
-    reason = why_not_emulated(target)
+    reason = why_not_emulated(target, ir)
     machine = machine_of(target.mtriple)
     program, sysroot = emulator_program(machine), find_sysroot(target.mtriple)
     if reason or program is None or sysroot is None:
@@ -156,6 +158,7 @@ def run_emulated(
     *,
     classes: int,
     timeout_s: float,
+    ir: Ir = "relax",
     on_event: Callable[[Event], None] = ignore,
 ) -> tuple[np.ndarray, Emulator]:
     """Run `model` once per image in one emulated process; outputs (n, classes) and the emulator.
@@ -165,11 +168,11 @@ def run_emulated(
     machine lacks, CompileError for a main.cc that does not compile, and MeasurementError for a
     network that crashes, takes longer than `timeout_s` or answers nonsense.
     """
-    emulator = find_emulator(target)
+    emulator = find_emulator(target, ir)
     machine = machine_of(target.mtriple)
-    runtime = tvm_runtime(machine, on_event=on_event)
-    _check_libraries(runtime, emulator, target.mtriple)
-    runner = build_runner(runner_source, target.mtriple, runtime, on_event=on_event)
+    runtime = tvm_runtime(machine, ir, on_event=on_event)
+    _check_libraries(runtime, emulator, target.mtriple, library_names(ir))
+    runner = build_runner(runner_source, target.mtriple, runtime, ir, on_event=on_event)
     threads = min(target.threads, len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix="ofatvm-qemu-") as name:
         folder = Path(name)
@@ -205,14 +208,14 @@ def _outputs(path: Path, images: int, classes: int) -> np.ndarray:
     return rows[:, 1].astype(np.float32).reshape(images, classes)
 
 
-def _check_libraries(runtime: Path, emulator: Emulator, triple: str) -> None:
+def _check_libraries(runtime: Path, emulator: Emulator, triple: str, names: Sequence[str]) -> None:
     """Raise MissingInputError naming what the runtime needs and the sysroot has not."""
     folders = [
         emulator.sysroot / name
         for name in ("lib", "lib64", f"lib/{gnu_prefix(triple)}", f"usr/lib/{gnu_prefix(triple)}")
     ]
     needed: set[str] = set()
-    for name in NAMES:
+    for name in names:
         try:
             needed |= set(read_elf(runtime / name).needed)
         except (BundleError, OSError):
@@ -220,7 +223,7 @@ def _check_libraries(runtime: Path, emulator: Emulator, triple: str) -> None:
                 f"{runtime / name} is damaged", hint=f"delete {runtime}"
             ) from None
     lacking = sorted(
-        name for name in needed - set(NAMES) if not any((f / name).exists() for f in folders)
+        name for name in needed - set(names) if not any((f / name).exists() for f in folders)
     )
     if lacking:
         raise MissingInputError(
@@ -233,12 +236,14 @@ def build_runner(
     source: Path,
     triple: str,
     runtime: Path,
+    ir: Ir = "relax",
     *,
     on_event: Callable[[Event], None] = ignore,
 ) -> Path:
     """main.cc compiled for a machine and linked with its TVM runtime; kept for the next time."""
     tool = find_compiler(triple, "c++")
-    parts = [*tool.command, metadata.version("apache-tvm-ffi"), *map(_file_digest, _files(runtime))]
+    libraries = [runtime / name for name in library_names(ir)]
+    parts = [*tool.command, metadata.version("apache-tvm-ffi"), *map(_file_digest, libraries)]
     digest = hashlib.sha256("\n".join([*parts, _file_digest(source)]).encode()).hexdigest()[:24]
     folder = cache_dir() / "runner"
     path = folder / f"{machine_of(triple)}-{digest}"
@@ -251,8 +256,9 @@ def build_runner(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
             shutil.copyfile(source, Path(name) / "main.cc")
-            words = ["-std=c++17", "-O2", "main.cc", "-o", "runner", "-I", str(_headers())]
-            words += ["-L", str(runtime), "-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi"]
+            words = ["-std=c++17", "-O2", "main.cc", "-o", "runner", *_headers(ir)]
+            words += ["-L", str(runtime), "-Wl,--no-as-needed"]
+            words += [f"-l{path.stem.removeprefix('lib')}" for path in libraries]
             words += [f"-Wl,-rpath-link,{runtime}"]
             done = run_tool(tool, words, cwd=Path(name), timeout_s=COMPILE_TIMEOUT_S)
             if done.returncode:
@@ -273,18 +279,19 @@ def build_runner(
     return path
 
 
-def _files(runtime: Path) -> list[Path]:
-    return [runtime / name for name in NAMES]
-
-
 def _file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _headers() -> Path:
-    """The headers of the installed tvm_ffi, the same on every machine."""
+def _headers(ir: Ir) -> list[str]:
+    """The compiler's words for the headers of the road's runtime, the same on every machine."""
+    if ir == "relay":
+        home = relay_package()
+        parts = ("include", "3rdparty/dlpack/include", "3rdparty/dmlc-core/include")
+        logging = "-DDMLC_USE_LOGGING_LIBRARY=<tvm/runtime/logging.h>"
+        return [logging, *(word for part in parts for word in ("-I", str(home / part)))]
     found = importlib.util.find_spec("tvm_ffi")
     for folder in found.submodule_search_locations or () if found else ():
         if (Path(folder) / "include").is_dir():
-            return Path(folder) / "include"
+            return ["-I", str(Path(folder) / "include")]
     raise MissingInputError("tvm_ffi has no headers", hint="ofatvm doctor")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 
 STRIKES = 2
@@ -74,7 +74,7 @@ def _precise(visits: Sequence[Visit], reference_s: float, protocol: Protocol) ->
     return summarise(visits, reference_s).half_width <= protocol.half_width
 
 
-def kernel_jobs(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
+def kernel_jobs(kernels: Sequence[CompiledKernel]) -> list[list[CompiledKernel]]:
     """Some passes over the kernels, cut into jobs of a few seconds."""
     places = range(len(kernels) * KERNEL_PASSES)
     return [
@@ -84,7 +84,7 @@ def kernel_jobs(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
 
 
 def least_ms(
-    jobs: Iterable[tuple[Sequence[Kernel], Timed]], reference_s: float
+    jobs: Iterable[tuple[Sequence[CompiledKernel], Timed]], reference_s: float
 ) -> dict[str, float]:
     """Milliseconds by digest: the least of a kernel's passes.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
 from ofatvm.device.local import kernel_error, program_spec
@@ -121,7 +121,7 @@ class RpcDevice(BoardDevice):
         self,
         address: RpcAddress,
         threads: int,
-        calibration: Sequence[Kernel],
+        calibration: Sequence[CompiledKernel],
         reference_s: float | None = None,
         *,
         yardstick: Program | None = None,
@@ -155,7 +155,7 @@ class RpcDevice(BoardDevice):
         words = (program_spec(program), yardstick, protocol.warmup_ms, protocol.block_ms)
         return visit_program, words
 
-    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+    def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """See `Device.time_kernels`; DeviceError if one fails."""
         if not kernels:
             return {}
@@ -178,7 +178,9 @@ class RpcDevice(BoardDevice):
             self.yardstick_s = self.undisturbed_s((reference_time, (self.yardstick,)))
         return self.yardstick_s
 
-    def _timed(self, parts: Sequence[Sequence[Kernel]]) -> Iterator[tuple[Sequence[Kernel], Timed]]:
+    def _timed(
+        self, parts: Sequence[Sequence[CompiledKernel]]
+    ) -> Iterator[tuple[Sequence[CompiledKernel], Timed]]:
         jobs = [
             (time_kernels, ([program_spec(kernel) for kernel in part], self.calibration, KERNEL_MS))
             for part in parts

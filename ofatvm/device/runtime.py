@@ -22,9 +22,15 @@ from ofatvm.errors import MissingInputError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import replace_file
 from ofatvm.paths import cache_dir
+from ofatvm.road import Ir
 
 PINS = Path(__file__).with_name("runtimes.toml")
 NAMES = ("libtvm_runtime.so", "libtvm_ffi.so")
+RELAY_NAMES = ("libtvm_runtime.so",)
+_PACKAGES: dict[Ir, tuple[str, ...]] = {
+    "relax": ("apache-tvm", "apache-tvm-ffi"),
+    "relay": ("xtc-tvm-python-bindings",),
+}
 FETCH_TIMEOUT_S = 1800.0
 # The wheels that carry libraries only for one Python; any one will do, and 3.11 is pinned.
 _PYTHON = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "none")
@@ -49,40 +55,60 @@ class Library:
         return self.member.rsplit("/", 1)[1]
 
 
-def runtime_folder(machine: str) -> Path:
-    """Where the runtime of a machine lies, or will: it belongs to the installed TVM."""
-    versions = "-".join(metadata.version(name) for name in ("apache-tvm", "apache-tvm-ffi"))
-    return cache_dir() / "runtime" / f"{machine}-{versions}"
+def library_names(ir: Ir) -> tuple[str, ...]:
+    """The libraries that a road's runtime consists of."""
+    return NAMES if ir == "relax" else RELAY_NAMES
 
 
-def pinned(machine: str) -> tuple[Library, ...]:
+def runtime_folder(machine: str, ir: Ir = "relax") -> Path:
+    """Where the runtime of a machine lies, or will: it belongs to the installed TVM of the road."""
+    return cache_dir() / "runtime" / f"{machine}-{'-'.join(_versions(ir).values())}"
+
+
+def pinned(machine: str, ir: Ir = "relax") -> tuple[Library, ...]:
     """The libraries for a machine and the installed TVM; empty if there are no such wheels."""
     rows = tomllib.loads(PINS.read_text(encoding="utf-8"))["library"]
     found = [Library(**row) for row in rows if row["machine"] == machine]
-    return tuple(row for row in found if row.version == metadata.version(row.package))
+    versions = _versions(ir)
+    return tuple(row for row in found if row.version == versions.get(row.package))
 
 
-def why_no_runtime(machine: str) -> str:
+def _versions(ir: Ir) -> dict[str, str]:
+    if ir == "relax":
+        return {name: metadata.version(name) for name in _PACKAGES[ir]}
+    from ofatvm.compiler.relay_env import relay_versions
+
+    return {name: relay_versions()[name] for name in _PACKAGES[ir]}
+
+
+def why_no_runtime(machine: str, ir: Ir = "relax") -> str:
     """Why there can be no runtime for a machine; empty if it is there or can be fetched."""
-    folder = runtime_folder(machine)
-    if pinned(machine) or all((folder / name).is_file() for name in NAMES):
+    try:
+        folder = runtime_folder(machine, ir)
+    except MissingInputError as error:
+        return f"{error.message} ({error.hint})"
+    if pinned(machine, ir) or all((folder / name).is_file() for name in library_names(ir)):
         return ""
+    if ir == "relay":
+        return f"there are no wheels of TVM 0.19 for {machine}"
     return (
         f"there are no wheels of TVM {metadata.version('apache-tvm')} for {machine}; "
         "scripts/build_runtime.py builds its runtime from source"
     )
 
 
-def tvm_runtime(machine: str, *, on_event: Callable[[Event], None] = ignore) -> Path:
-    """The folder with the two libraries for a machine, fetching what is missing or damaged.
+def tvm_runtime(
+    machine: str, ir: Ir = "relax", *, on_event: Callable[[Event], None] = ignore
+) -> Path:
+    """The folder with a road's libraries for a machine, fetching what is missing or damaged.
 
     Raises MissingInputError if there are none, or without a network.
     """
-    reason = why_no_runtime(machine)
+    reason = why_no_runtime(machine, ir)
     if reason:
         raise MissingInputError(reason)
-    folder = runtime_folder(machine)
-    lacking = [row for row in pinned(machine) if _digest(folder / row.name) != row.sha256]
+    folder = runtime_folder(machine, ir)
+    lacking = [row for row in pinned(machine, ir) if _digest(folder / row.name) != row.sha256]
     if lacking:
         size = sum(row.wheel_mb for row in lacking)
         on_event(Notice("info", f"fetching the TVM runtime for {machine} ({size} MB, once)"))
@@ -137,7 +163,7 @@ def _fetch(row: Library) -> bytes:
         if done.returncode or len(wheels) != 1:
             raise MissingInputError(
                 f"cannot fetch {what}: {_reason(done.stderr)}",
-                hint=f"it needs a network once; {runtime_folder(row.machine)} keeps it",
+                hint=f"it needs a network once; {cache_dir() / 'runtime'} keeps it",
             )
         try:
             with zipfile.ZipFile(wheels[0]) as wheel:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ofatvm.compiler.kernels import Kernel
+from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
 from ofatvm.device.simulator.cost import StepCost
@@ -69,7 +69,7 @@ class SimulatedDevice:
             for p, (costs, error) in zip(programs, outcomes, strict=True)
         ]
 
-    def time_kernels(self, kernels: Sequence[Kernel]) -> dict[str, float]:
+    def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """See `Device.time_kernels`."""
         result: dict[str, float] = {}
         for kernel, (costs, error) in zip(kernels, self.simulations.kernels(kernels), strict=True):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ofatvm.device.children import set_threads
-from ofatvm.device.loaded import LoadedProgram, load_program
+from ofatvm.device.loaded import Loaded, load_program
 
 MAX_LOADED = 24
 CALIBRATION_S = 0.005
@@ -19,7 +19,7 @@ REFERENCE_S = 20.0
 Spec = tuple[str, tuple[int, ...]]
 YARDSTICK_CALLS = 15
 RECENT_S = 0.08
-_loaded: OrderedDict[str, LoadedProgram] = OrderedDict()
+_loaded: OrderedDict[str, Loaded] = OrderedDict()
 _last: list[Any] = []
 
 
@@ -67,7 +67,7 @@ def reference_time(yardstick: Spec | list[Spec]) -> float:
     return sorted(found)[len(found) // 10]
 
 
-def _program(path: str, sizes: tuple[int, ...]) -> LoadedProgram:
+def _program(path: str, sizes: tuple[int, ...]) -> Loaded:
     """The loaded program; the least recently used ones are given up."""
     if path in _loaded:
         _loaded.move_to_end(path)

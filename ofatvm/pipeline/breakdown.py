@@ -25,7 +25,9 @@ def breakdown(setup: Setup, device: SimulatedDevice, archs: Sequence[Arch]) -> l
     ):
         if error:
             raise MeasurementError(f"{arch.encode()} cannot be simulated: {error}")
-        kernels = {kernel.symbol: kernel.workload.key for kernel in program.kernels}
+        kernels = {
+            step.symbol: kernel.workload.key for kernel in program.kernels for step in kernel.steps
+        }
         total = sum(cost.cycles for cost in costs)
         for number, (step, cost) in enumerate(zip(program.steps, costs, strict=True)):
             scale = device.machine.clock_ghz * 1e6

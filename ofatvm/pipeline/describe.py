@@ -11,7 +11,7 @@ from ofatvm.errors import MissingInputError
 from ofatvm.graph import operator_graph, totals
 from ofatvm.pipeline.setup import Setup
 from ofatvm.supernet.folder import SupernetFolder
-from ofatvm.tuning.workloads import coverage, subnet_workloads
+from ofatvm.tuning.workloads import subnet_workloads
 
 if TYPE_CHECKING:
     from ofatvm.predict.accuracy import AccuracyModel
@@ -60,7 +60,7 @@ def describe(
                 cost.weight_bytes,
                 cost.peak_memory_bytes,
                 len(uses),
-                coverage(uses, setup.records.configs),
+                setup.coverage(uses),
                 top1,
                 value,
                 low,

@@ -78,6 +78,26 @@ def require_local(target: Target) -> None:
         )
 
 
+def require_relay(target: Target, device: str) -> None:
+    """Raise unless the Relay road compiles for the target and measures on the device.
+
+    UsageError for what it does not do, MissingInputError if its environment is not there.
+    """
+    from ofatvm.compiler.relay_env import relay_versions
+
+    if target.kind != "llvm":
+        raise UsageError(
+            f"--ir relay compiles for CPUs alone: TVM 0.19 came without {target.kind} here",
+            hint="leave --ir out",
+        )
+    if device.startswith(RPC):
+        raise UsageError(
+            "--ir relay measures on this machine or simulated, not over RPC: boards run TVM 0.27",
+            hint="give --device simulated, or leave --ir out",
+        )
+    relay_versions()
+
+
 def runs_here(target: Target) -> bool:
     """Whether this machine's CPU can run code compiled for the target."""
     from ofatvm.device.cpu_features import host_features, needed_features

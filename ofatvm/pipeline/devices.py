@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ofatvm.compiler.kernels import library_digest
+from ofatvm.compiler.base import library_digest
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Device
 from ofatvm.device.local import LocalDevice
@@ -57,7 +57,7 @@ def open_device(
     device: LocalDevice | RpcDevice
     if setup.device == LOCAL:
         require_local(setup.target)
-        device = LocalDevice(
+        device = _local(setup)(
             setup.target.threads,
             calibration,
             references[0],
@@ -85,6 +85,14 @@ def open_device(
             if held is None:
                 store.put_state(run, key, take())
         yield device
+
+
+def _local(setup: Setup) -> type[LocalDevice]:
+    if setup.ir == "relax":
+        return LocalDevice
+    from ofatvm.device.relay import RelayDevice
+
+    return RelayDevice
 
 
 def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> Bench:

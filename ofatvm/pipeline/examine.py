@@ -12,6 +12,7 @@ from ofatvm.bundle.manifest import Accuracy, Agreement
 from ofatvm.device.bundle_runner import run_images
 from ofatvm.errors import CompileError
 from ofatvm.pipeline.contents import Contents, held_out
+from ofatvm.road import Ir
 from ofatvm.supernet.folder import SupernetFolder
 
 LEAST_AGREEMENT = 99.9
@@ -29,7 +30,11 @@ class Examined:
 
 
 def examine(
-    contents: Contents, folder: SupernetFolder, model: Path | None, threads: int
+    contents: Contents,
+    folder: SupernetFolder,
+    model: Path | None,
+    threads: int,
+    ir: Ir = "relax",
 ) -> Examined:
     """Classify all held-out images of a supernet with `model`, or by PyTorch alone without one.
 
@@ -40,7 +45,7 @@ def examine(
     values = max(contents.sample.size, len(folder.classes))
     for inputs, labels in held_out(folder, contents.preprocessing, max(1, BATCH_VALUES // values)):
         wanted = contents.subnet.run(inputs).argmax(axis=1)
-        named = wanted if model is None else _named(model, inputs, threads)
+        named = wanted if model is None else _named(model, inputs, threads, ir)
         same += int((named == wanted).sum())
         right += int((named == labels).sum())
         images += len(labels)
@@ -63,9 +68,8 @@ def examine(
     return Examined(accuracy, agreement)
 
 
-def _named(model: Path, inputs: np.ndarray, threads: int) -> np.ndarray:
+def _named(model: Path, inputs: np.ndarray, threads: int, ir: Ir) -> np.ndarray:
     timeout_s = START_S + IMAGE_S * len(inputs)
-    result: np.ndarray = run_images(model, inputs, threads=threads, timeout_s=timeout_s).argmax(
-        axis=1
-    )
+    outputs = run_images(model, inputs, threads=threads, timeout_s=timeout_s, ir=ir)
+    result: np.ndarray = outputs.argmax(axis=1)
     return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from importlib import metadata
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +12,7 @@ import networkx as nx
 import numpy as np
 
 from ofatvm.arch import Arch
-from ofatvm.compiler.kernels import Kernel, library_digest
+from ofatvm.compiler.base import CompiledKernel, library_digest
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.relax import Program, build_program, plan_program
 from ofatvm.device.base import Device
@@ -23,16 +22,18 @@ from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.gpu import gpu_digest, gpu_programs, known_costs
+from ofatvm.pipeline.relay import relay_programs, road_versions
 from ofatvm.pipeline.setup import CALIBRATION, Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
 GROUP = 8
 TIMED_AT_ONCE = 60
-VERSIONS = ("apache-tvm", "apache-tvm-ffi", "ofatvm")
 
 
-def compile_space(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> list[Kernel]:
+def compile_space(
+    setup: Setup, *, on_event: Callable[[Event], None] = ignore
+) -> list[CompiledKernel]:
     """Compile every kernel of the space that is not in the library yet; returns all of them."""
     from ofatvm.tuning.workloads import space_workloads
 
@@ -66,7 +67,7 @@ def kernel_times(
     setup: Setup,
     store: Store,
     device: Device,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[CompiledKernel],
     *,
     on_event: Callable[[Event], None] = ignore,
 ) -> BlockTable:
@@ -107,7 +108,9 @@ def programs_for(
     folder.mkdir(parents=True, exist_ok=True)
     if setup.gpu:
         return gpu_programs(setup, archs, folder)
-    kernels = setup.library.require(setup.workloads(archs))
+    if setup.ir == "relay":
+        return relay_programs(setup, archs, folder)
+    kernels = setup.relax_library.require(setup.workloads(archs))
     jobs: list[Future[Program]] = []
     programs: list[Program] = []
     for arch in archs:
@@ -212,7 +215,7 @@ def _measurement(
         "threads": setup.target.threads,
         "source": source,
         "library": digest,
-        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "versions": road_versions(setup.ir),
         "seed": seed,
     }
     if isinstance(latency, str):

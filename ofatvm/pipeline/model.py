@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ofatvm.compiler.kernels import library_digest
+from ofatvm.compiler.base import library_digest
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.gpu import space_digest
 from ofatvm.pipeline.measure import latencies_ms

@@ -19,6 +19,7 @@ from ofatvm.errors import BundleError, CompileError, MeasurementError, MissingIn
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.contents import Contents, held_out
 from ofatvm.pipeline.device_choice import runs_here
+from ofatvm.road import Ir
 from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.target import Target
 
@@ -46,6 +47,7 @@ def prove(
     target: Target,
     *,
     seed: int,
+    ir: Ir = "relax",
     supernet: SupernetFolder | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> Proof:
@@ -59,31 +61,31 @@ def prove(
     )
     images = np.concatenate([contents.sample, noise])
     if target.kind == "llvm" and runs_here(target):
-        outputs = run_images(model, images, threads=target.threads, timeout_s=RUN_TIMEOUT_S)
+        outputs = run_images(model, images, threads=target.threads, timeout_s=RUN_TIMEOUT_S, ir=ir)
         error = _largest_error(outputs, contents.subnet.run(images))
         how = f"on the {host_machine()} machine that compiled it"
         return Proof(Verified(how=how, max_error=error, images=len(images)), here=True)
-    reason, agreement = _why_not(target), None
+    reason, agreement = _why_not(target, ir), None
     if not reason:
         if supernet is not None:
             more, _ = next(held_out(supernet, contents.preprocessing, HELD_OUT_IMAGES))
             images = np.concatenate([images, more])
             agreement = Agreement(images=len(more), same_class_percent=100.0)
         try:
-            return _emulated(model, images, contents, target, agreement, on_event)
+            return _emulated(model, images, contents, target, ir, agreement, on_event)
         except MissingInputError as error:
             reason = error.message
     on_event(Notice("warning", f"the code for {target.name} was not run: {reason}"))
     return Proof(Verified.not_run(reason), here=False)
 
 
-def _why_not(target: Target) -> str:
+def _why_not(target: Target, ir: Ir) -> str:
     """Why neither this machine nor qemu runs a target's code; empty if qemu does."""
     lacking = needed_features(target)
     if target.kind == "llvm" and machine_of(target.mtriple or host_machine()) == host_machine():
         names = " ".join(sorted(set(lacking) - host_features()))
         return f"this machine's CPU lacks {names}"
-    return why_not_emulated(target)
+    return why_not_emulated(target, ir)
 
 
 def _emulated(
@@ -91,11 +93,12 @@ def _emulated(
     images: np.ndarray,
     contents: Contents,
     target: Target,
+    ir: Ir,
     agreement: Agreement | None,
     on_event: Callable[[Event], None],
 ) -> Proof:
     source = model.with_name("main.cc")
-    source.write_text(cpp_source(contents.sample.shape), encoding="utf-8")
+    source.write_text(cpp_source(contents.sample.shape, ir=ir), encoding="utf-8")
     wanted = contents.subnet.run(images)
     try:
         outputs, emulator = run_emulated(
@@ -105,6 +108,7 @@ def _emulated(
             target,
             classes=wanted.shape[-1],
             timeout_s=EMULATED_TIMEOUT_S,
+            ir=ir,
             on_event=on_event,
         )
     except MeasurementError as error:

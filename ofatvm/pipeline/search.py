@@ -253,6 +253,8 @@ def search_key(
         parts.append(supernet.files[WEIGHTS])
     if setup.device != LOCAL:
         parts.append(setup.device)
+    if setup.ir != "relax":
+        parts.append(setup.ir)
     return "search-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -6,29 +6,36 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ofatvm.arch import Arch, ArchSpace
+from ofatvm.compiler.base import Library
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import CompileError, MissingInputError, TargetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.paths import data_dir
-from ofatvm.pipeline.device_choice import SIMULATED, choose_device
+from ofatvm.pipeline.device_choice import SIMULATED, choose_device, require_relay
+from ofatvm.road import Ir
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
     from ofatvm.compiler.kernels import KernelLibrary
+    from ofatvm.compiler.relay import RelayLibrary
+    from ofatvm.compiler.relay_env import RelayPool
     from ofatvm.predict.features import SpaceTables
+    from ofatvm.relay.blocks import Blocking
     from ofatvm.tuning.records import Records
+    from ofatvm.tuning.relay_records import RelayRecords
+    from ofatvm.tuning.workloads import WorkloadUse
 
 T = TypeVar("T")
 CALIBRATION = (
@@ -54,6 +61,13 @@ class Setup:
     executor: Executor
     device: str = "local"
     allow_network: bool = False
+    relay_pool: RelayPool | None = None
+    """What compiles on the Relay road; None on the Relax road."""
+
+    @property
+    def ir(self) -> Ir:
+        """Which road networks are compiled on."""
+        return "relax" if self.relay_pool is None else "relay"
 
     @property
     def gpu(self) -> bool:
@@ -83,16 +97,51 @@ class Setup:
 
     @cached_property
     def records(self) -> Records:
-        """The best known schedules for the target."""
+        """The best known schedules for the target on the Relax road."""
         from ofatvm.tuning.records import Records, find_records
 
         if self.gpu:
             return Records({}, {})
-        folders = [self.tuning_logs, data_dir("tuning_logs")]
-        return find_records(self.target, folders, self.unit)
+        return find_records(self.target, self._record_folders, self.unit)
 
     @cached_property
-    def library(self) -> KernelLibrary:
+    def relay_records(self) -> RelayRecords:
+        """The best known configs of AutoTVM's templates for the target."""
+        from ofatvm.tuning.relay_records import find_relay_records
+
+        return find_relay_records(self.target, self._record_folders, self.blocking)
+
+    @cached_property
+    def blocking(self) -> Blocking:
+        """How the Relay road cuts channels."""
+        from ofatvm.compiler.relay import blocking_of
+
+        return blocking_of(self.vectors, self.resolution)
+
+    @property
+    def road_records(self) -> Records | RelayRecords:
+        """The records of the road that networks are compiled on."""
+        return self.records if self.relay_pool is None else self.relay_records
+
+    @property
+    def _record_folders(self) -> list[Path]:
+        return [self.tuning_logs, data_dir("tuning_logs")]
+
+    def coverage(
+        self, workloads: Sequence[WorkloadUse], records: Collection[str] | None = None
+    ) -> float:
+        """Share of compute in workloads whose schedules come from records: the road's, or these."""
+        from ofatvm.relay.task import task_key
+        from ofatvm.tuning.workloads import coverage
+
+        configs = self.road_records.configs if records is None else records
+        if self.relay_pool is None:
+            return coverage(workloads, configs)
+        tuned = (u.workload for u in workloads if u.workload.is_compute)
+        return coverage(workloads, [w.key for w in tuned if task_key(w) in configs])
+
+    @cached_property
+    def relax_library(self) -> KernelLibrary:
         """The kernel library of the target."""
         from ofatvm.compiler.kernels import KernelLibrary
 
@@ -101,6 +150,22 @@ class Setup:
         return KernelLibrary(
             folder, self.target, self.vectors, configs, self.executor, linked=self.linked
         )
+
+    @cached_property
+    def relay_library(self) -> RelayLibrary:
+        """The kernel library of the target on the Relay road."""
+        from ofatvm.compiler.relay import RelayLibrary
+
+        assert self.relay_pool is not None
+        folder, configs = self.workspace / "kernels", self.relay_records.configs
+        return RelayLibrary(
+            folder, self.target, self.blocking, configs, self.relay_pool, linked=self.linked
+        )
+
+    @property
+    def library(self) -> Library:
+        """The kernel library of the road that networks are compiled on."""
+        return self.relax_library if self.relay_pool is None else self.relay_library
 
     @cached_property
     def tables(self) -> SpaceTables:
@@ -156,23 +221,33 @@ def prepare(
     tuning_logs: Path = TUNING_LOGS,
     device: str = "auto",
     allow_network: bool = False,
+    ir: Ir = "relax",
     on_event: Callable[[Event], None] = ignore,
 ) -> Iterator[Setup]:
     """A Setup whose worker processes end with the block.
 
-    Target, space and `device` (see `devices.choose_device`) are checked first.
+    Target, space and `device` (see `devices.choose_device`) are checked first, and for the Relay
+    road that its environment is there.
     """
     space = find_space(space_name)
     space = space.at(resolution if resolution is not None else space.resolutions[-1])
     target = resolve_target(target_text, threads, on_event)
     unit = _unit(target)
     chosen = choose_device(device, target, allow_network=allow_network, on_event=on_event)
-    with ProcessPoolExecutor(
-        max_workers=len(os.sched_getaffinity(0)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-    ) as executor:
-        setup = Setup(target, unit, space, workspace, tuning_logs, executor, chosen, allow_network)
+    if ir == "relay":
+        require_relay(target, chosen)
+    with (
+        ProcessPoolExecutor(
+            max_workers=len(os.sched_getaffinity(0)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+        ) as executor,
+        ExitStack() as stack,
+    ):
+        pool = stack.enter_context(_relay_pool()) if ir == "relay" else None
+        setup = Setup(
+            target, unit, space, workspace, tuning_logs, executor, chosen, allow_network, pool
+        )
         tell_about_records(setup, on_event)
         try:
             yield setup
@@ -192,6 +267,12 @@ def _unit(target: Target) -> VectorUnit | None:
     return vector_unit(target)
 
 
+def _relay_pool() -> RelayPool:
+    from ofatvm.compiler.relay_env import RelayPool
+
+    return RelayPool(len(os.sched_getaffinity(0)))
+
+
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it however it ends (Linux)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -200,7 +281,8 @@ def _start_worker() -> None:
 
 def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
     """Say whose records are used, and that some were damaged, if so."""
-    records = setup.records
+    records = setup.road_records
+    road = "" if setup.ir == "relax" else f" --ir {setup.ir}"
     for folder in records.foreign:
         on_event(
             Notice("warning", f"{folder} belongs to another target of that name and is not used")
@@ -221,7 +303,7 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
             Notice(
                 "warning",
                 f"no tuning records for {setup.target.name}: default schedules are used; "
-                "`ofatvm tune` with the same --target makes records",
+                f"`ofatvm tune{road}` with the same --target makes records",
             )
         )
     elif records.borrowed:

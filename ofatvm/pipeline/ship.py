@@ -29,10 +29,11 @@ from ofatvm.measurement import Measurement
 from ofatvm.pipeline.contents import file_contents, supernet_contents
 from ofatvm.pipeline.examine import Examined, examine
 from ofatvm.pipeline.prove import prove
+from ofatvm.pipeline.relay import build_through_relay, road_versions
 from ofatvm.pipeline.setup import Setup, require_supernet_file
 from ofatvm.pipeline.ship_gpu import build_for_gpu
 from ofatvm.supernet.folder import SupernetFolder
-from ofatvm.tuning.workloads import coverage, subnet_workloads
+from ofatvm.tuning.workloads import subnet_workloads
 
 RUN_TIMEOUT_S = 120.0
 COMPARE_CALLS, COMPARE_MS = 100, 300.0  # a core takes some time to reach its full speed
@@ -83,8 +84,19 @@ def ship(
             proof, notes = build_for_gpu(
                 graph, contents.subnet.folded, setup.target, model, on_event=on_event
             )
+        elif setup.ir == "relay":
+            notes = build_through_relay(setup, graph, contents.subnet.folded, model)
+            proof = prove(
+                model,
+                contents,
+                setup.target,
+                seed=seed,
+                ir=setup.ir,
+                supernet=supernet,
+                on_event=on_event,
+            )
         else:
-            kernels = setup.library.require(call.workload for call in kernel_calls(graph))
+            kernels = setup.relax_library.require(call.workload for call in kernel_calls(graph))
             build_model(graph, kernels, contents.subnet.folded, setup.target, model)
             proof = prove(
                 model, contents, setup.target, seed=seed, supernet=supernet, on_event=on_event
@@ -94,7 +106,7 @@ def ship(
         agreement, examined = proof.agreement, None
         if supernet is not None:
             examined = examine(
-                contents, supernet, model if proof.here else None, setup.target.threads
+                contents, supernet, model if proof.here else None, setup.target.threads, setup.ir
             )
             agreement = examined.agreement or agreement
         cost = totals(graph)
@@ -108,18 +120,16 @@ def ship(
             preprocessing=contents.preprocessing,
             target=setup.target,
             cpu_features=needed_features(setup.target),
-            versions={
-                name: metadata.version(name)
-                for name in ("ofatvm", "apache-tvm", "apache-tvm-ffi", "torch")
-            },
+            versions=road_versions(setup.ir) | {"torch": metadata.version("torch")},
             latency=None if measurement is None else Latency.of(measurement),
             accuracy=_accuracy(examined, accuracy_percent),
             agreement=agreement,
             verified=proof.verified,
             notes=notes,
+            ir=setup.ir,
             macs=cost.macs,
             params=cost.params,
-            coverage=coverage(subnet_workloads(arch), setup.records.configs),
+            coverage=setup.coverage(subnet_workloads(arch)),
             seeds={"weights": seed} if supernet is None else {},
         )
         write_bundle(
@@ -202,7 +212,9 @@ def _compare_latency(
         return
     threads = setup.target.threads
     calls = max(COMPARE_CALLS, int(COMPARE_MS / measurement.latency_ms))
-    run = run_bundle(model, sample, threads=threads, timeout_s=RUN_TIMEOUT_S, calls=calls)
+    run = run_bundle(
+        model, sample, threads=threads, timeout_s=RUN_TIMEOUT_S, calls=calls, ir=setup.ir
+    )
     shipped = float(np.median(run.samples_ms))
     if shipped > SLOWER * measurement.latency_ms + CALL_MS:
         on_event(

@@ -147,16 +147,26 @@ def read_unit(folder: Path) -> VectorUnit:
     return unit
 
 
-def write_owner(folder: Path, target: Target, unit: VectorUnit) -> None:
-    """Say in the folder what is tuned there, on what machine and with what."""
+def write_owner(
+    folder: Path,
+    target: Target,
+    unit: VectorUnit,
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Say in the folder what is tuned there, on what machine and with what.
+
+    `versions` are those of the compiler; TVM's of this process unless given.
+    """
     check_owner(folder, target)
+    if versions is None:
+        versions = {name: metadata.version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
     value = {
         "schema": SCHEMA,
         "target": target.to_dict(),
         "fingerprint": target.fingerprint,
         "unit": asdict(unit),
         "tuned_on": platform.processor() or platform.machine(),
-        "versions": {name: metadata.version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+        "versions": dict(versions),
     }
     replace_file(folder / TARGET_FILE, (json.dumps(value, indent=1) + "\n").encode())
 

@@ -24,7 +24,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.device.children import child_pool, outcome, set_threads
-from ofatvm.device.loaded import LoadedProgram, load_program
+from ofatvm.device.loaded import Loaded, load_program
 from ofatvm.errors import CompileError
 from ofatvm.target import Target
 
@@ -212,7 +212,7 @@ def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, 
     built.with_suffix(".o").unlink()
 
 
-_reference: dict[str, LoadedProgram] = {}
+_reference: dict[str, Loaded] = {}
 
 
 def time_kernel(

@@ -147,6 +147,16 @@ def test_bundles_of_older_schemas_say_nothing_of_elf_and_verification() -> None:
         parse_manifest(json.dumps(old).encode())
 
 
+def test_bundles_before_schema_5_came_through_relax() -> None:
+    old = json.loads(GOOD)
+    assert old.pop("ir") == "relax"
+    assert parse_manifest(json.dumps(old | {"schema": 4}).encode()).ir == "relax"
+    with pytest.raises(BundleError, match="lacks ir"):
+        parse_manifest(json.dumps(old).encode())
+    with pytest.raises(BundleError, match="ir must be one of"):
+        parse_manifest(changed(ir="tir"))
+
+
 def test_how_code_was_verified_is_kept() -> None:
     for verified in (
         Verified(how="by main.cc under qemu-aarch64 7.2", max_error=1e-6, images=5),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ofatvm.compiler import link
-from ofatvm.compiler.kernels import KernelLibrary, is_compiled, kernel_digest, library_digest
+from ofatvm.compiler.base import library_digest
+from ofatvm.compiler.kernels import KernelLibrary, is_compiled, kernel_digest
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape
 from ofatvm.compiler.space import default_config

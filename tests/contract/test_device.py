@@ -1,4 +1,4 @@
-"""What every device promises: this machine, a board behind RPC, and the one that pretends."""
+"""What every device promises: this machine on both roads, boards, and the ones that pretend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program
+from ofatvm.compiler.relay_env import RelayPool
 from ofatvm.device import local
 from ofatvm.device.base import Device
 from ofatvm.device.local import LocalDevice
+from ofatvm.device.relay import RelayDevice
 from ofatvm.device.rpc import RpcDevice
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.simulated import SimulatedDevice
@@ -40,6 +42,12 @@ class Case:
 
 
 @pytest.fixture(scope="module")
+def relay_pool() -> Iterator[RelayPool]:
+    with RelayPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with staged(1) as stage:
         yield stage
@@ -57,11 +65,16 @@ SIMULATED = pytest.param(
 )
 
 
-@pytest.fixture(params=["local", "pretend", "rpc", SIMULATED])
+RELAY = pytest.param("relay", marks=pytest.mark.relay)
+
+
+@pytest.fixture(params=["local", "pretend", "rpc", SIMULATED, RELAY])
 def case(
     request: pytest.FixtureRequest, bench: Setup, own_lock: None, tmp_path: Path
 ) -> Iterator[Case]:
     setup = pretend_setup(tmp_path) if request.param == "pretend" else bench
+    if request.param == "relay":
+        setup = replace(bench, relay_pool=request.getfixturevalue("relay_pool"))
     small, large = programs_for(setup, [setup.space.smallest(), setup.space.largest()])
     if request.param == "pretend":
         broken = Program(tmp_path / "broken.so", (), ())
@@ -87,9 +100,10 @@ def case(
         with RpcDevice(address, 1, calibration) as board:
             yield Case(board, small, large, broken, RpcDevice(nobody, 1, calibration, 1.0))
         return
-    gone = LocalDevice(1, calibration, 1.0)
+    kind = RelayDevice if request.param == "relay" else LocalDevice
+    gone = kind(1, calibration, 1.0)
     gone.calibration = [(str(garbage), (1, 1, 1, 1))]
-    with LocalDevice(1, calibration) as device, pytest.MonkeyPatch.context() as patch:
+    with kind(1, calibration) as device, pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "STRIKES", 1)
         yield Case(device, small, large, broken, gone)
         gone._restart()

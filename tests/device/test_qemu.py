@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ofatvm.bundle.card import cpp_source
-from ofatvm.device import qemu
+from ofatvm.device import qemu, runtime
 from ofatvm.device.qemu import Emulator, find_emulator, run_emulated, why_not_emulated
 from ofatvm.errors import CompileError, MeasurementError, MissingInputError
 from ofatvm.target import Target
@@ -42,7 +42,7 @@ def test_the_sysroot_may_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_cpu_is_the_target_s_if_qemu_has_it(
     monkeypatch: pytest.MonkeyPatch, mcpu: str, cpu: str
 ) -> None:
-    monkeypatch.setattr(qemu, "why_not_emulated", lambda target: "")
+    monkeypatch.setattr(qemu, "why_not_emulated", lambda target, ir: "")
     monkeypatch.setattr(qemu, "emulator_program", lambda machine: Path("/bin/qemu-x-static"))
     monkeypatch.setattr(qemu, "find_sysroot", lambda triple: Path("/sysroot"))
     monkeypatch.setattr(qemu, "_about", lambda path: ("7.2", frozenset({"max", "cortex-a72"})))
@@ -74,7 +74,7 @@ def test_a_runner_that_does_not_compile_is_one_line(
 ) -> None:
     require_compiler()
     monkeypatch.setenv("OFATVM_CACHE", str(tmp_path / "cache"))
-    for name in qemu.NAMES:
+    for name in runtime.NAMES:
         (tmp_path / name).touch()
     (tmp_path / "main.cc").write_text("int main() { return nothing; }")
     with pytest.raises(CompileError, match=r"main.cc does not compile for aarch64: .*nothing"):

@@ -17,6 +17,7 @@ from ofatvm.device import runtime
 from ofatvm.device.runtime import NAMES, pinned, runtime_folder, tvm_runtime, why_no_runtime
 from ofatvm.errors import MissingInputError
 from ofatvm.events import Event
+from ofatvm.road import Ir
 
 DATA = {"libtvm_runtime.so": b"runtime", "libtvm_ffi.so": b"ffi"}
 
@@ -42,10 +43,10 @@ class Pip:
 
 @pytest.fixture
 def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pip:
-    real: Callable[[str], Any] = pinned
+    real: Callable[..., Any] = pinned
 
-    def of_test(machine: str) -> Any:
-        rows = real(machine)
+    def of_test(machine: str, ir: Ir = "relax") -> Any:
+        rows = real(machine, ir)
         return tuple(
             replace(row, sha256=hashlib.sha256(DATA[row.name]).hexdigest()) for row in rows
         )

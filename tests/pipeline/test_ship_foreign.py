@@ -81,7 +81,7 @@ def test_without_a_network_it_ships_and_says_so(
     def none(*_: object, **__: object) -> Any:
         raise MissingInputError("cannot fetch apache-tvm: no network")
 
-    monkeypatch.setattr(prove_module, "why_not_emulated", lambda target: "")
+    monkeypatch.setattr(prove_module, "why_not_emulated", lambda target, ir: "")
     monkeypatch.setattr(prove_module, "run_emulated", none)
     out = shipped(A72, supernet, tmp_path)
     verified = verify_bundle(out, run=False).manifest.verified
@@ -95,7 +95,7 @@ def test_a_network_that_computes_something_else_there_is_not_shipped(
     def wrong(model: Path, images: np.ndarray, *_: object, classes: int, **__: object) -> Any:
         return np.ones((len(images), classes), np.float32), "qemu"
 
-    monkeypatch.setattr(prove_module, "why_not_emulated", lambda target: "")
+    monkeypatch.setattr(prove_module, "why_not_emulated", lambda target, ir: "")
     monkeypatch.setattr(prove_module, "run_emulated", wrong)
     with pytest.raises(CompileError, match="the compiled network is not shipped"):
         shipped(A72, supernet, tmp_path)
@@ -163,7 +163,7 @@ def test_the_c_plus_plus_runner_compiles_as_the_card_says_and_runs(
     for package, name in (("tvm", "libtvm_runtime.so"), ("tvm_ffi", "libtvm_ffi.so")):
         (wheels / package / "lib").mkdir(parents=True)
         (wheels / package / "lib" / name).symlink_to(runtime / name)
-    (wheels / "tvm_ffi" / "include").symlink_to(qemu._headers())
+    (wheels / "tvm_ffi" / "include").symlink_to(qemu._headers("relax")[-1])
     programs = {
         "venv/bin/python": f'echo "$2" | sed "s,.*find_spec(\',{wheels}/,; s,\').*,,"',
         "bin/g++": f'exec aarch64-linux-gnu-g++ -Wl,-rpath-link,{runtime} "$@"',

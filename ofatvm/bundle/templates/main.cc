@@ -4,9 +4,7 @@
 // below, or several after each other. Prints for each the TOP largest outputs (default 5) as
 // "class value" lines, or every output in order when TOP is 0. README.md has the line that compiles
 // this file.
-#include <tvm/ffi/container/tensor.h>
-#include <tvm/ffi/extra/module.h>
-#include <tvm/ffi/function.h>
+@INCLUDES@
 
 #include <algorithm>
 #include <cstdint>
@@ -26,17 +24,6 @@ namespace {
 
 // Filled in from manifest.json when the bundle was written.
 const std::vector<int64_t> kInputShape = {@INPUT_SHAPE@};
-const DLDeviceType kDevice = @DEVICE@;
-
-struct Allocator {
-  void AllocData(DLTensor* tensor) {
-    const size_t line = 64;  // TVM's alignment
-    const size_t size = (tvm::ffi::GetDataSize(*tensor) + line - 1) / line * line;
-    tensor->data = std::aligned_alloc(line, size);
-    if (tensor->data == nullptr) throw std::bad_alloc();
-  }
-  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
-};
 
 int64_t InputSize() {
   return std::accumulate(kInputShape.begin(), kInputShape.end(), int64_t{1},
@@ -72,24 +59,7 @@ std::vector<float> ReadInputs(const std::string& path) {
   return values;
 }
 
-tvm::ffi::Function Global(const char* name) { return tvm::ffi::Function::GetGlobalRequired(name); }
-
-// A GPU's tensors are copied to the CPU and from it by the virtual machine and the runtime.
-std::vector<float> Call(const tvm::ffi::Module& machine, const tvm::ffi::Tensor& x) {
-  if (kDevice == kDLCPU) {
-    tvm::ffi::Tensor y = machine->GetFunction("main").value()(x).cast<tvm::ffi::Tensor>();
-    const float* output = static_cast<const float*>(y.data_ptr());
-    return std::vector<float>(output, output + y.numel());
-  }
-  machine->GetFunction("set_input").value()("main", x);
-  machine->GetFunction("invoke_stateful").value()("main");
-  tvm::ffi::Tensor y =
-      machine->GetFunction("get_output").value()("main").cast<tvm::ffi::Tensor>();
-  std::vector<float> output(static_cast<size_t>(y.numel()));
-  Global("runtime.TVMTensorCopyToBytes")(y, static_cast<void*>(output.data()),
-                                         static_cast<int64_t>(output.size() * sizeof(float)));
-  return output;
-}
+@NETWORK@
 
 void Print(const std::vector<float>& output, size_t top) {
   std::vector<size_t> order(output.size());
@@ -116,30 +86,10 @@ int Run(int argc, char** argv) {
   }
   const std::vector<float> inputs = ReadInputs(argv[2]);
 
-  namespace ffi = tvm::ffi;
-  if (kDevice != kDLCPU &&
-      Global("runtime.GetDeviceAttr")(static_cast<int>(kDevice), 0, 0).cast<int64_t>() == 0) {
-    throw std::runtime_error("this network needs an NVIDIA GPU, its driver and TVM's CUDA runtime");
-  }
-  ffi::Module library = ffi::Module::LoadFromFile(model);
-  ffi::Module machine =
-      library->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
-  const int kPooledAllocator = 2;
-  const int cpu = static_cast<int>(kDLCPU), device = static_cast<int>(kDevice);
-  ffi::Function initialise = machine->GetFunction("vm_initialization").value();
-  if (device == cpu) {
-    initialise(cpu, 0, kPooledAllocator);
-  } else {
-    initialise(device, 0, kPooledAllocator, cpu, 0, kPooledAllocator);
-  }
-
-  ffi::Tensor x = ffi::Tensor::FromNDAlloc(
-      Allocator(), ffi::ShapeView(kInputShape.data(), kInputShape.size()),
-      DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
+  Network network(model);
   const size_t size = static_cast<size_t>(InputSize());
   for (size_t first = 0; first < inputs.size(); first += size) {
-    std::memcpy(x.data_ptr(), inputs.data() + first, size * sizeof(float));
-    Print(Call(machine, x), static_cast<size_t>(top));
+    Print(network(inputs.data() + first), static_cast<size_t>(top));
   }
   return 0;
 }

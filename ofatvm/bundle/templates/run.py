@@ -2,8 +2,8 @@
 
     python run.py IMAGE [--top 5]
 
-Needs Python >= 3.9, numpy, Pillow and the TVM runtime (pip install numpy pillow apache-tvm==VERSION
-apache-tvm-ffi==VERSION, with the versions that manifest.json names).
+Needs Python >= 3.9, numpy, Pillow and the TVM runtime: README.md has the line that installs them,
+and manifest.json names the versions.
 """
 
 from __future__ import annotations
@@ -137,20 +137,46 @@ def load_network(manifest: dict[str, Any]) -> Any:
     os.environ.setdefault("TVM_NUM_THREADS", str(threads))
     needed = " ".join(
         f"{name}=={manifest['versions'][name]}"
-        for name in ("apache-tvm", "apache-tvm-ffi")
+        for name in ("apache-tvm", "apache-tvm-ffi", "xtc-tvm-python-bindings")
         if name in manifest["versions"]
     )
     on_gpu = manifest["target"]["options"]["kind"] == "cuda"
     try:
-        runtime = Runtime(on_gpu)
+        runtime = RelayRuntime() if manifest["ir"] == "relay" else Runtime(on_gpu)
     except (ImportError, OSError, AttributeError) as error:
         fail(f"no TVM runtime: {error} (pip install {needed})", 5)
-    if on_gpu and not runtime.has_gpu():
+    if isinstance(runtime, Runtime) and on_gpu and not runtime.has_gpu():
         fail("this network needs an NVIDIA GPU, its driver and TVM's CUDA runtime; none is here", 4)
     try:
         return runtime.network(HERE / "model.so")
     except RuntimeError as error:
         fail(f"cannot load model.so: {error} (it was compiled with {needed})", 1)
+
+
+class RelayRuntime:
+    """TVM 0.19's graph executor, which runs what was compiled through Relay."""
+
+    def __init__(self) -> None:
+        """Import TVM's Python package on its runtime library alone; ImportError without them."""
+        os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+        import tvm
+
+        if not tvm.__version__.startswith("0.19."):
+            raise ImportError(f"this is TVM {tvm.__version__}, not 0.19")
+
+    def network(self, path: Path) -> Any:
+        """The network in a file, from array to array; RuntimeError if it cannot be loaded."""
+        import tvm
+        from tvm.contrib import graph_executor
+
+        library = tvm.runtime.load_module(str(path))
+        module = graph_executor.GraphModule(library["default"](tvm.cpu()))
+
+        def run(pixels: Any) -> Any:
+            module.run(x=pixels)
+            return module.get_output(0).numpy()
+
+        return run
 
 
 class Value(ctypes.Structure):

@@ -12,14 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ofatvm.compiler.kernels import (
-    Kernel,
-    build_object,
-    kernel_digest,
-    kernel_sizes,
-    kernel_step,
-    library_digest,
-)
+from ofatvm.compiler.base import CompiledKernel, library_digest
+from ofatvm.compiler.kernels import build_object, kernel_digest, kernel_sizes, kernel_step
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program
@@ -79,7 +73,7 @@ class Simulations:
         found = self._all(jobs, on_done)
         return [found[self._key("program", library_digest(p.kernels), _text(p))] for p in programs]
 
-    def kernels(self, kernels: Sequence[Kernel]) -> list[Outcome]:
+    def kernels(self, kernels: Sequence[CompiledKernel]) -> list[Outcome]:
         """Simulate compiled kernels, each alone."""
         jobs = {self._key("kernel", k.digest): (simulate_kernel, k) for k in kernels}
         found = self._all(jobs)
@@ -140,14 +134,13 @@ def _text(program: Program) -> str:
 
 def simulate_program(program: Program, target: Target, folder: str) -> Outcome:
     """Each step of a network; runs in a worker process."""
-    objects = [kernel.object_path for kernel in program.kernels]
+    objects = [path for kernel in program.kernels for path in kernel.objects]
     return _outcome(target, program.steps, program.sizes, objects, folder)
 
 
-def simulate_kernel(kernel: Kernel, target: Target, folder: str) -> Outcome:
+def simulate_kernel(kernel: CompiledKernel, target: Target, folder: str) -> Outcome:
     """A compiled kernel alone; runs in a worker process."""
-    step = kernel_step(kernel.workload, kernel.config, kernel.symbol)
-    return _outcome(target, [step], kernel.sizes, [kernel.object_path], folder)
+    return _outcome(target, kernel.steps, kernel.sizes, kernel.objects, folder)
 
 
 def simulate_candidate(

@@ -1,0 +1,45 @@
+"""This machine as a device for the Relay road: programs run by TVM 0.19's graph executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ofatvm.compiler.relay_env import RelayError, RelayProcess
+from ofatvm.device.local import VISIT_TIMEOUT_S, LocalDevice
+from ofatvm.relay.load import start_device
+
+
+class RelayDevice(LocalDevice):
+    """As `LocalDevice`, with the same protocol of visits, in a process of the other environment."""
+
+    def _start(self) -> Any:
+        return _Child(self.threads)
+
+
+class _Child:
+    """One process, with the part of an executor's interface that the device uses."""
+
+    def __init__(self, threads: int) -> None:
+        self.process = RelayProcess(threads)
+        self.process.call(start_device, threads)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> _Call:
+        return _Call(self.process, function, arguments)
+
+    def shutdown(self) -> None:
+        self.process.end()
+
+
+class _Call:
+    def __init__(
+        self, process: RelayProcess, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        self.process, self.function, self.arguments = process, function, arguments
+
+    def result(self, timeout_s: float) -> Any:
+        del timeout_s  # that of a process that starts first: this one has started
+        try:
+            return self.process.call(self.function, *self.arguments, timeout_s=VISIT_TIMEOUT_S)
+        except RelayError as error:
+            raise RuntimeError(str(error)) from None

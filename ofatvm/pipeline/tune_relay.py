@@ -1,0 +1,94 @@
+"""Tuning on the Relay road as the pipeline does it: a space's tasks, a target's folder and log."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ofatvm.errors import UsageError
+from ofatvm.events import Event, Notice, Progress, ignore
+from ofatvm.pipeline.device_choice import LOCAL
+from ofatvm.pipeline.relay import road_versions
+from ofatvm.pipeline.setup import Setup
+from ofatvm.spaces import find_space
+from ofatvm.tuning.ledger import Account
+from ofatvm.tuning.records import write_owner
+from ofatvm.tuning.relay_bench import RelayBench
+from ofatvm.tuning.relay_journal import count_lines, import_log, locked
+from ofatvm.tuning.relay_records import best_trials, read_log, relay_folder
+from ofatvm.tuning.relay_tune import RelaySummary, tune_relay
+from ofatvm.tuning.workloads import WorkloadUse, space_workloads
+
+
+def tune_relay_space(
+    setup: Setup,
+    resolutions: Sequence[int],
+    *,
+    trials_per_task: int,
+    time_budget_s: float = math.inf,
+    import_from: Path | None = None,
+    on_event: Callable[[Event], None] = ignore,
+) -> tuple[RelaySummary, float, int]:
+    """Tune every task of the setup's space at some resolutions into `relay_folder`.
+
+    The trials of somebody's log are taken first, if one is given. Returns the summary, the lowest
+    coverage of the space at these resolutions (0 to 1), and the number of tasks with a record.
+    """
+    if setup.device != LOCAL:
+        raise UsageError(
+            f"--ir relay tunes on this machine, not on a {setup.device} device",
+            hint="tune for a target that this machine runs, or leave --ir out",
+        )
+    assert setup.relay_pool is not None
+    blocking = setup.blocking
+    folder = relay_folder(setup.tuning_logs, setup.target)
+    space = find_space(setup.space.name)  # the setup's is restricted to one resolution
+    spaces = [space_workloads(space, resolution) for resolution in resolutions]
+    uses: dict[str, WorkloadUse] = {}
+    for use in itertools.chain.from_iterable(spaces):
+        uses.setdefault(use.workload.key, use)
+    ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
+    with locked(folder) as log:
+        write_owner(folder, setup.target, setup.vectors, road_versions("relay"))
+        if import_from is not None:
+            taken, left = import_log(import_from, log)
+            on_event(
+                Notice(
+                    "info",
+                    f"{taken} trials of {import_from} were taken; {left} lines are of other tasks, "
+                    "or of none",
+                )
+            )
+        bench = RelayBench(setup.target, blocking, setup.relay_pool)
+        with Account(
+            folder,
+            lambda: count_lines(log),
+            target=folder.parent.name,
+            fingerprint=setup.target.fingerprint,
+            threads=setup.target.threads,
+            space=space.name,
+            resolutions=resolutions,
+            workloads=len(ordered),
+            trials_per_workload=trials_per_task,
+        ) as account:
+
+            def listener(event: Event) -> None:
+                if isinstance(event, Progress):
+                    account.checkpoint()
+                on_event(event)
+
+            summary = tune_relay(
+                ordered,
+                setup.target,
+                blocking,
+                log,
+                bench,
+                trials_per_task=trials_per_task,
+                time_budget_s=time_budget_s,
+                on_event=listener,
+            )
+        best = best_trials(read_log(log)[0], blocking) if log.is_file() else {}
+    covered = min(setup.coverage(uses, best) for uses in spaces)
+    return summary, covered, len(best)

@@ -1,0 +1,155 @@
+"""What builds and times candidates of the Relay road: processes of its environment that live on."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ofatvm.compiler.link import find_linker, linked_triple
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.relay_env import RelayError, RelayPool, RelayProcess
+from ofatvm.compiler.relay_graph import kernel_program
+from ofatvm.errors import CompileError
+from ofatvm.relay.blocks import Blocking, Config
+from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
+from ofatvm.relay.load import start_device
+from ofatvm.target import Target
+from ofatvm.tuning.workers import DISTURBED, REFERENCE, RETRIES, RUN_TIMEOUT_S, Timing, time_kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A fused kernel under a config of its template."""
+
+    workload: Workload
+    config: Config
+
+
+class RelayBench:
+    """This machine: builders side by side and one runner; a context manager.
+
+    Timing is that of `tuning.workers`: a reference kernel runs beside every candidate, and what was
+    timed on a disturbed machine is timed again. `disturbed` counts those.
+    """
+
+    def __init__(self, target: Target, blocking: Blocking, pool: RelayPool) -> None:
+        """`pool` builds."""
+        self.target, self.blocking, self.pool = target, blocking, pool
+        self.disturbed = 0
+        self._linker = find_linker(linked_triple(target))
+        self._runner: RelayProcess | None = None
+        self._reference: str | None = None
+        self._reference_s = float("inf")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"ofatvm-relay-{os.getpid()}-")
+        self._count = 0
+
+    def __enter__(self) -> RelayBench:
+        """Processes start when they are needed."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the runner and delete what was built."""
+        if self._runner is not None:
+            self._runner.end()
+        self._folder.cleanup()
+
+    def measure(
+        self, candidates: Sequence[Candidate], timing: Timing
+    ) -> list[tuple[float | None, str]]:
+        """Seconds a call of each, the least of its samples; or None, and what went wrong.
+
+        All are built first, side by side; one that stands there twice is built once.
+        """
+        distinct = list(dict.fromkeys(candidates))
+        built = dict(zip(distinct, self.build(distinct), strict=True))
+        results: list[tuple[float | None, str]] = []
+        for candidate in candidates:
+            path, error = built[candidate]
+            if path is None:
+                results.append((None, error))
+                continue
+            seconds, error = self._run(path, timing)
+            if seconds is not None:
+                timing = replace(timing, best_s=min(timing.best_s, seconds))
+            results.append((seconds, error))
+        for path, _ in built.values():
+            if path is not None:
+                for suffix in (".json", ".so", CALLS):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+        return results
+
+    def build(self, candidates: Sequence[Candidate]) -> list[tuple[Path | None, str]]:
+        """Build all side by side; each one's program, or None and the error."""
+        jobs: list[tuple[Path, Candidate, Future[Any]]] = []
+        for candidate in candidates:
+            self._count += 1
+            path = Path(self._folder.name) / f"k{self._count}.so"
+            job = KernelJob(candidate.workload, candidate.config, path.stem, str(path))
+            future = self.pool.submit(
+                compile_kernels, [job], self.target.to_dict(), self.blocking, self._linker
+            )
+            jobs.append((path, candidate, future))
+        built: list[tuple[Path | None, str]] = []
+        for path, candidate, future in jobs:
+            try:
+                future.result()
+            except (RelayError, TimeoutError) as error:
+                built.append((None, f"build: {error}"))
+                continue
+            calls = json.loads(path.with_suffix(CALLS).read_bytes())
+            graph = kernel_program(candidate.workload, calls, self.blocking)
+            program = path.with_suffix(".json")
+            program.write_text(json.dumps({"kernels": [str(path)], "graph": graph}))
+            built.append((program, ""))
+        return built
+
+    def _run(self, path: Path, timing: Timing) -> tuple[float | None, str]:
+        reference = (self._built_reference(), ())
+        for attempt in range(RETRIES):
+            try:
+                samples, reference_s = self._runner_call(
+                    time_kernel, str(path), (), timing, reference
+                )
+            except TimeoutError as error:
+                self._end_runner()
+                return None, f"run: {error}"
+            except RelayError as error:
+                return None, f"run: {error}"
+            self._reference_s = min(self._reference_s, reference_s)
+            slowdown = reference_s / self._reference_s
+            if slowdown <= DISTURBED:
+                break
+            if attempt == 0:
+                self.disturbed += 1
+        return min(samples) / max(1.0, slowdown), ""
+
+    def _runner_call(self, function: Any, *arguments: Any) -> Any:
+        if self._runner is None:
+            self._runner = RelayProcess(self.target.threads)
+            self._runner.call(start_device, self.target.threads)
+        return self._runner.call(function, *arguments, timeout_s=RUN_TIMEOUT_S)
+
+    def _end_runner(self) -> None:
+        if self._runner is not None:
+            self._runner.end()
+        self._runner = None
+
+    def _built_reference(self) -> str:
+        if self._reference is None:
+            path, error = self.build([Candidate(REFERENCE, "")])[0]
+            if path is None:
+                raise CompileError(f"the reference kernel does not build: {error}")
+            self._reference = str(path)
+        return self._reference

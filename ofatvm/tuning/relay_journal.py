@@ -1,0 +1,95 @@
+"""Writing AutoTVM's log: every batch of trials is on disk before the next one is built."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.errors import BusyError, MissingInputError, RecordError
+from ofatvm.relay.blocks import Config
+from ofatvm.relay.space import Space
+from ofatvm.relay.task import task_of
+from ofatvm.tuning.lines import append_lines
+from ofatvm.tuning.relay_records import LOG, RelayTrial, parse_line, read_log
+
+LOG_VERSION = 0.2
+FAILED_S = 1e9
+ERROR_NUMBERS = {"build": 2, "run": 4}
+"""AutoTVM's: what does not compile, and what fails when it runs."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """The log of a folder that no other process tunes into; BusyError if one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another process is tuning into {folder}", hint="wait for it, or stop it"
+            ) from None
+        yield folder / LOG
+
+
+def log_line(
+    workload: Workload, space: Space, config: Config, seconds: float | None, error: str
+) -> str:
+    """One trial as AutoTVM writes it; `error` begins with its kind where there are no `seconds`."""
+    template, arguments = task_of(workload)
+    kind = error.partition(":")[0]
+    index = next((place for place, point in space.points if point == config), -1)
+    value = {
+        "input": [space.target, template, arguments, {}],
+        "config": {"index": index, "code_hash": None, "entity": json.loads(config)},
+        "result": [
+            [FAILED_S if seconds is None else seconds],
+            0 if seconds is not None else ERROR_NUMBERS.get(kind, 1),
+            0.0 if seconds is None else seconds,
+            time.time(),
+        ],
+        "version": LOG_VERSION,
+        "tvm_version": space.version,
+    }
+    return json.dumps(value) + "\n"
+
+
+def append_trials(log: Path, lines: Iterable[str]) -> None:
+    """Add lines to a log; they are on disk when this returns."""
+    append_lines(log, lines)
+
+
+def count_lines(log: Path) -> int:
+    """How many trials a log has, whole or not."""
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
+
+
+def import_log(source: Path, log: Path) -> tuple[int, int]:
+    """Copy somebody's trials of tasks that ofatvm has; how many, and how many lines were left.
+
+    RecordError if not one of its lines is AutoTVM's. Trials that `log` holds already are not
+    copied again.
+    """
+    if not source.is_file():
+        raise MissingInputError(f"no AutoTVM log {source}")
+    _, damaged = read_log(source)
+    held = set(log.read_bytes().splitlines()) if log.is_file() else set()
+    taken, left = [], 0
+    with source.open("rb") as file:
+        for line in file:
+            found: list[RelayTrial] | None = parse_line(line.strip())
+            if found and line.strip() not in held:
+                taken.append(line.strip().decode() + "\n")
+            elif line.strip() and line.strip() not in held:
+                left += 1
+    if damaged and damaged == left and not taken and not held:
+        raise RecordError(
+            f"{source} holds no record of AutoTVM", hint="it is one JSON object a line"
+        )
+    append_lines(log, taken)
+    return len(taken), left

@@ -1,0 +1,178 @@
+"""AutoTVM's records of the Relay road: its own log format, read without TVM.
+
+A folder `tuning_logs/<target>/relay/` holds `autotvm.log`, one JSON object a line as AutoTVM writes
+and reads them, and `target.json` (what was tuned, on what).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ofatvm.errors import RecordError
+from ofatvm.relay.blocks import Blocking, Config
+from ofatvm.relay.task import key_of
+from ofatvm.target import Target
+from ofatvm.tuning.records import belongs_to, read_owner
+
+FOLDER, LOG = "relay", "autotvm.log"
+MAX_LINE = 1 << 16
+MAX_ENTITIES = 16
+CONFIRMED = 3
+"""Times that a config is timed, in all, where it was among its task's fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTrial:
+    """One line of a log: the task's key, the config, and seconds, or None for a failed trial."""
+
+    key: str
+    config: Config
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRecords:
+    """The best known configs that serve a target; fields as in `records.Records`."""
+
+    configs: dict[str, Config]
+    sources: dict[str, int]
+    damaged: int = 0
+    foreign: tuple[Path, ...] = ()
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether none of the records was tuned for this very target and thread count."""
+        return bool(self.sources) and not next(iter(self.sources.values()))
+
+
+def find_relay_records(target: Target, folders: Sequence[Path], blocking: Blocking) -> RelayRecords:
+    """Records of the target itself, then of its family, as `find_records` looks them up.
+
+    Configs that cut channels in another way than `blocking` are left out.
+    """
+    configs: dict[str, Config] = {}
+    sources: dict[str, int] = {}
+    foreign: list[Path] = []
+    damaged = 0
+    own = (target.record_names[0], target.name)
+    for name in target.record_names:
+        before = len(configs)
+        for folder in dict.fromkeys(path.resolve() / name / FOLDER for path in folders):
+            if not (folder / LOG).is_file():
+                continue
+            if name in own and not belongs_to(read_owner(folder), target):
+                foreign.append(folder)
+                continue
+            trials, broken = read_log(folder / LOG)
+            damaged += broken
+            for key, best in best_trials(trials, blocking).items():
+                configs.setdefault(key, best.config)
+        sources[name] = len(configs) - before
+    kept = {name: count for name, count in sources.items() if count or name == own[0]}
+    return RelayRecords(configs, kept, damaged, tuple(foreign))
+
+
+def read_log(path: Path) -> tuple[list[RelayTrial], int]:
+    """The trials of a log, and how many of its lines are no records of AutoTVM.
+
+    RecordError if it cannot be read. Records of other templates and shapes than ofatvm's are
+    neither.
+    """
+    trials: list[RelayTrial] = []
+    damaged = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                if not line.strip():
+                    continue
+                found = parse_line(line)
+                damaged += found is None
+                trials += found or []
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}") from None
+    return trials, damaged
+
+
+def parse_line(line: bytes) -> list[RelayTrial] | None:
+    """The trial of a line, if its task is one of ours; None if it is no line of a log."""
+    try:
+        value = json.loads(line)
+        (_, template, arguments, *_), config = value["input"], value["config"]
+        costs, error, *_ = value["result"]
+        entity = config["entity"]
+        seconds = sum(map(float, costs)) / len(costs) if error == 0 else None
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+        return None
+    if not isinstance(template, str) or not _is_config(entity):
+        return None
+    if seconds is not None and not 0 < seconds < math.inf:
+        return None
+    key = key_of(template, arguments)
+    return [] if key is None else [RelayTrial(key, json.dumps(entity), seconds)]
+
+
+def best_trials(trials: Iterable[RelayTrial], blocking: Blocking) -> dict[str, RelayTrial]:
+    """Task key -> the fastest trial whose channels are cut as `blocking` cuts them.
+
+    Of a task's configs, those that were timed at least `CONFIRMED` times stand for it, each with
+    the median of its times: the fastest few are timed again, and one lucky time proves nothing.
+    Where none was, it is those that were timed most often.
+    """
+    times: dict[str, dict[Config, list[float]]] = {}
+    for trial in trials:
+        if trial.seconds is not None and fits(trial, blocking):
+            times.setdefault(trial.key, {}).setdefault(trial.config, []).append(trial.seconds)
+    best: dict[str, RelayTrial] = {}
+    for key, found in times.items():
+        enough = min(CONFIRMED, max(map(len, found.values())))
+        medians = {c: median(seconds) for c, seconds in found.items() if len(seconds) >= enough}
+        config = min(medians, key=medians.__getitem__)
+        best[key] = RelayTrial(key, config, medians[config])
+    return best
+
+
+def fits(trial: RelayTrial, blocking: Blocking) -> bool:
+    """Whether a config reads and writes tensors as they are cut."""
+    channels, out = _channels(trial.key)
+    sizes = {name: size[-1] for name, kind, size in json.loads(trial.config) if kind == "sp"}
+    wanted = (blocking.block(channels), blocking.block(out))
+    return (sizes.get("tile_ic"), sizes.get("tile_oc")) == wanted
+
+
+def _channels(key: str) -> tuple[int, int]:
+    _, data, out, _ = key.split("_")
+    return int(data[1:].split("x")[0]), int(out[1:])
+
+
+def _is_config(entity: Any) -> bool:
+    """Whether a config's entities are names with whole numbers, as templates of convolutions have.
+
+    They reach the compiler as they are, so nothing else may pass.
+    """
+    if not isinstance(entity, list) or len(entity) > MAX_ENTITIES:
+        return False
+    for item in entity:
+        if not isinstance(item, list) or len(item) != 3:
+            return False
+        name, kind, value = item
+        if not isinstance(name, str) or not name.isidentifier():
+            return False
+        if kind == "sp":
+            if not isinstance(value, list) or not 1 <= len(value) <= 4:
+                return False
+            if any(type(size) is not int or not -1 <= size <= 4096 for size in value):
+                return False
+        elif kind != "ot" or type(value) not in (int, bool) or abs(value) > 4096:
+            return False
+    return True
+
+
+def relay_folder(tuning_logs: Path, target: Target) -> Path:
+    """Where a target's own records are."""
+    return tuning_logs / target.record_names[0] / FOLDER

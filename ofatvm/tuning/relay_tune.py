@@ -1,0 +1,173 @@
+"""Tuning on the Relay road: every task of a space under AutoTVM's templates.
+
+With channels cut alike in the whole network, a task has some twenty points at most: small budgets
+try them all. Where the budget is smaller, AutoTVM's XGBTuner chooses.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.relay_env import RelayProcess
+from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.relay.blocks import Blocking, Config
+from ofatvm.relay.space import CUT, Space, next_points, space_of
+from ofatvm.relay.task import task_key, task_of
+from ofatvm.target import Target
+from ofatvm.tuning.relay_bench import Candidate, RelayBench
+from ofatvm.tuning.relay_journal import append_trials, log_line
+from ofatvm.tuning.relay_records import CONFIRMED, RelayTrial, fits, read_log
+from ofatvm.tuning.workers import Timing
+from ofatvm.tuning.workloads import WorkloadUse
+
+GIVE_UP = 5.0
+FINALISTS = 3
+CONFIRMATIONS = CONFIRMED - 1
+STAGE = "tune"
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySummary:
+    """What the log holds after a run, and what the run did."""
+
+    tasks: int
+    complete: int
+    new_trials: int
+    trials: int
+    failures: int
+    disturbed: int
+    seconds: float
+
+
+class _Task:
+    """A task, the fused kernel that stands for it, and what was tried."""
+
+    def __init__(self, workload: Workload, blocking: Blocking) -> None:
+        self.workload = workload
+        self.key = task_key(workload)
+        channels, out = workload.in_shape[-1], workload.out_shape[-1]
+        self.cut = dict(zip(CUT, map(blocking.block, (channels, out)), strict=True))
+        self.seconds: dict[Config, list[float | None]] = {}
+        self.space: Space
+
+    @property
+    def configs(self) -> list[Config]:
+        return [config for _, config in self.space.points]
+
+    def limit(self, trials: int) -> int:
+        """How many different configs are tried: the budget, or the space where that is smaller."""
+        return min(trials, len(self.space.points))
+
+    @property
+    def done(self) -> int:
+        return sum(config in self.seconds for config in self.configs)
+
+    def best(self) -> float:
+        """Seconds of the fastest so far."""
+        return min(
+            (s for found in self.seconds.values() for s in found if s is not None),
+            default=math.inf,
+        )
+
+    def finalists(self) -> list[Config]:
+        """The fastest few, which are timed again; none if they were."""
+        costs = {c: min(s for s in found if s) for c, found in self.seconds.items() if any(found)}
+        best = sorted(costs, key=costs.__getitem__)[:FINALISTS]
+        again = [config for config in best if len(self.seconds[config]) <= CONFIRMATIONS]
+        return best if again and len(best) > 1 else []
+
+
+def tune_relay(
+    uses: Sequence[WorkloadUse],
+    target: Target,
+    blocking: Blocking,
+    log: Path,
+    bench: RelayBench,
+    *,
+    trials_per_task: int,
+    time_budget_s: float = math.inf,
+    on_event: Callable[[Event], None] = ignore,
+) -> RelaySummary:
+    """Bring every task to `trials_per_task` configs in total, or its whole space if smaller.
+
+    The budget counts what `log` holds. The fastest few of each task are timed again after all
+    trials, so that no record is the luck of one. Every batch is in the log before the next.
+    """
+    started = time.monotonic()
+    tasks: dict[str, _Task] = {}
+    for use in uses:
+        if use.workload.is_compute:
+            tasks.setdefault(task_key(use.workload), _Task(use.workload, blocking))
+    old = _read(log, tasks, blocking)
+    with RelayProcess() as tuner:
+        for task in tasks.values():
+            template, arguments = task_of(task.workload)
+            task.space = tuner.call(space_of, template, arguments, target.to_dict(), task.cut)
+        total = sum(task.limit(trials_per_task) for task in tasks.values())
+        on_event(StageStarted(STAGE, total, f"{len(tasks)} tasks of {target.name}"))
+        new, deadline = 0, time.monotonic() + time_budget_s
+        with bench:
+            for task in tasks.values():
+                wanted = task.limit(trials_per_task) - task.done
+                if wanted <= 0 or time.monotonic() > deadline:
+                    continue
+                new += _try(task, _choose(task, wanted, target, tuner), bench, log)
+                done = sum(min(t.done, t.limit(trials_per_task)) for t in tasks.values())
+                on_event(Progress(STAGE, done, total, task.key))
+            for number, task in enumerate(tasks.values(), 1):
+                again = task.finalists()
+                if again and time.monotonic() <= deadline:
+                    new += _try(task, again * CONFIRMATIONS, bench, log)
+                on_event(Progress("confirm", number, len(tasks), task.key))
+    summary = RelaySummary(
+        tasks=len(tasks),
+        complete=sum(t.done >= t.limit(trials_per_task) for t in tasks.values()),
+        new_trials=new,
+        trials=old + new,
+        failures=sum(not any(found) for t in tasks.values() for found in t.seconds.values()),
+        disturbed=bench.disturbed,
+        seconds=time.monotonic() - started,
+    )
+    on_event(StageFinished(STAGE, f"{new} new trials", summary.seconds))
+    return summary
+
+
+def _read(log: Path, tasks: dict[str, _Task], blocking: Blocking) -> int:
+    trials: list[RelayTrial] = read_log(log)[0] if os.path.exists(log) else []
+    for trial in trials:
+        if trial.key in tasks and fits(trial, blocking):
+            tasks[trial.key].seconds.setdefault(trial.config, []).append(trial.seconds)
+    return len(trials)
+
+
+def _choose(task: _Task, wanted: int, target: Target, tuner: RelayProcess) -> list[Config]:
+    """Which configs to try next: all that are left, or the tuner's choice."""
+    left = [config for config in task.configs if config not in task.seconds]
+    if wanted >= len(left):
+        return left
+    template, arguments = task_of(task.workload)
+    known = [(c, min(s for s in found if s)) for c, found in task.seconds.items() if any(found)]
+    chosen = tuner.call(next_points, template, arguments, target.to_dict(), task.cut, known, wanted)
+    fresh = [config for config in chosen if config in left]
+    return [*fresh, *(config for config in left if config not in fresh)][:wanted]
+
+
+def _try(task: _Task, configs: Sequence[Config], bench: RelayBench, log: Path) -> int:
+    timing = Timing(best_s=task.best(), give_up=GIVE_UP)
+    found = bench.measure([Candidate(task.workload, config) for config in configs], timing)
+    append_trials(
+        log,
+        [
+            log_line(task.workload, task.space, config, seconds, error)
+            for config, (seconds, error) in zip(configs, found, strict=True)
+        ],
+    )
+    for config, (seconds, _) in zip(configs, found, strict=True):
+        task.seconds.setdefault(config, []).append(seconds)
+    return len(configs)

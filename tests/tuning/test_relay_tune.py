@@ -1,0 +1,112 @@
+"""Tuning AutoTVM's templates: budgets are totals, kill -9 loses nothing, the best are confirmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.relay_env import RelayPool, RelayProcess
+from ofatvm.relay.blocks import Blocking
+from ofatvm.relay.space import CUT, next_points, space_of
+from ofatvm.relay.task import task_key, task_of
+from ofatvm.tuning.relay_bench import Candidate, RelayBench
+from ofatvm.tuning.relay_records import best_trials, read_log
+from ofatvm.tuning.relay_tune import CONFIRMATIONS, FINALISTS, tune_relay
+from ofatvm.tuning.workers import Timing
+from ofatvm.tuning.workloads import WorkloadUse
+from tests.workbench import TARGET
+
+pytestmark = pytest.mark.relay
+BLOCKING = Blocking(4, 4)
+WORKLOAD = Workload("pointwise", (7, 7, 64), (7, 7, 32), activation="relu")
+TWIN = Workload("pointwise", (7, 7, 64), (7, 7, 32), residual=True)
+DEPTHWISE = Workload("depthwise", (14, 14, 32), (14, 14, 32), kernel=3)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RelayPool]:
+    with RelayPool(2) as opened:
+        yield opened
+
+
+def use(workload: Workload) -> WorkloadUse:
+    return WorkloadUse(workload, 1.0, float(workload.macs), 1.0)
+
+
+def test_the_space_of_a_task_is_what_one_cut_leaves_of_the_template_s() -> None:
+    template, arguments = task_of(WORKLOAD)
+    cut = dict(zip(CUT, (4, 4), strict=True))
+    with RelayProcess() as process:
+        space = process.call(space_of, template, arguments, TARGET.to_dict(), cut)
+        whole = process.call(space_of, template, arguments, TARGET.to_dict(), {})
+        known = [(config, 1e-5) for _, config in space.points[:2]]
+        chosen = process.call(next_points, template, arguments, TARGET.to_dict(), cut, known, 2)
+    assert set(space.points) < set(whole.points)
+    assert sorted(index for index, _ in whole.points) == list(range(len(whole.points)))
+    assert all('["tile_ic", "sp", [-1, 4]]' in config for _, config in space.points)
+    assert set(chosen) <= {config for _, config in space.points}
+    assert space.version == "0.19.0"
+
+
+def test_budgets_are_totals_and_the_best_are_confirmed(pool: RelayPool, tmp_path: Path) -> None:
+    log = tmp_path / "autotvm.log"
+    uses = [use(WORKLOAD), use(TWIN), use(DEPTHWISE), use(Workload("mean", (7, 7, 64), (64,)))]
+
+    def run(trials: int) -> int:
+        bench = RelayBench(TARGET, BLOCKING, pool)
+        return tune_relay(uses, TARGET, BLOCKING, log, bench, trials_per_task=trials).new_trials
+
+    confirmations = 2 * CONFIRMATIONS * min(2, FINALISTS)
+    assert run(2) == 4 + confirmations
+    assert run(2) == 0
+    assert run(3) >= 2
+    trials, damaged = read_log(log)
+    assert damaged == 0
+    assert {trial.key for trial in trials} == {task_key(WORKLOAD), task_key(DEPTHWISE)}
+    times = Counter((trial.key, trial.config) for trial in trials)
+    for key, best in best_trials(trials, BLOCKING).items():
+        assert times[key, best.config] >= 1 + CONFIRMATIONS
+        assert best.seconds is not None
+        assert 0 < best.seconds < 0.01
+
+
+def test_a_candidate_that_does_not_compile_is_a_failed_trial(pool: RelayPool) -> None:
+    with RelayBench(TARGET, BLOCKING, pool) as bench:
+        broken = Candidate(WORKLOAD, json.dumps([["tile_oh", "ot", 1]]))
+        found = bench.measure([broken, Candidate(WORKLOAD, "")], Timing())
+    assert found[0][0] is None
+    assert found[0][1].startswith("build: ")
+    assert found[1][0] is not None
+
+
+@pytest.mark.timeout(300)
+def test_kill_9_loses_no_trial_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ofatvm", "tune", "--ir", "relay", "--target", "x86-64-v2"]
+    command += ["--resolution", "20", "--tuning-logs", str(tmp_path / "logs")]
+    command += ["--workspace", str(tmp_path / "work"), "--json"]
+    log = tmp_path / "logs" / "x86-64-v2" / "relay" / "autotvm.log"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 200
+    while not (log.is_file() and len(log.read_bytes().splitlines()) >= 3):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = log.read_bytes()
+    done = subprocess.run(
+        [*command, "--time-budget", "2s"], capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert log.read_bytes().startswith(kept)
+    assert answer["trials"] == len(kept.splitlines()) + answer["new_trials"]
