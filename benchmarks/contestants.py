@@ -71,6 +71,28 @@ class Ofatvm:
         return Loaded(lambda: network(x), lambda: np.from_dlpack(network(x)))
 
 
+class Relay:
+    """The same network through TVM Relay; its process is one of TVM 0.19's environment."""
+
+    packages = ("xtc-tvm-python-bindings",)
+    setting = "graph executor, NCHWc"
+
+    def __init__(self, variant: str = "tuned", *, threads: int) -> None:
+        """`variant` is tuned or untuned."""
+        from ofatvm.relay.run import load_runtime
+
+        load_runtime()
+        self.file = relay_file(variant, threads)
+
+    def load(self, folder: Path) -> Loaded:
+        """As `Contestant.load`."""
+        from ofatvm.relay.run import load_network, network_input
+
+        network = load_network(str(folder / self.file))
+        x = network_input(np.load(folder / "input.npy"))
+        return Loaded(lambda: network(x), lambda: network(x))
+
+
 class OnnxRuntime:
     """CPU provider on NCHW."""
 
@@ -219,6 +241,7 @@ class TorchCompile:
 
 CONTESTANTS: dict[str, Callable[..., Contestant]] = {
     "ofatvm": Ofatvm,
+    "Relay": Relay,
     "ONNX Runtime": OnnxRuntime,
     "OpenVINO": OpenVino,
     "PyTorch eager": TorchEager,
@@ -245,6 +268,11 @@ def base_name(name: str) -> str:
 def model_file(target: str, threads: int) -> str:
     """Where our module for a target is in a network's folder."""
     return f"{target}-{threads}.so"
+
+
+def relay_file(variant: str, threads: int) -> str:
+    """Where a network's library of the Relay road is in its folder."""
+    return f"relay-{variant}-{threads}.so"
 
 
 def channels_first(folder: Path) -> np.ndarray:

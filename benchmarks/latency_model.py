@@ -3,7 +3,7 @@
 Measures two seeded, uniformly drawn samples on this machine (kept in the workspace, so that a
 second run measures nothing), fits on the first and tests on the second.
 
-    .venv/bin/python benchmarks/latency_model.py
+    .venv/bin/python benchmarks/latency_model.py [--ir relay]
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from ofatvm.pipeline.measure import (
     latencies_ms,
     measure,
 )
+from ofatvm.pipeline.relay import road_versions
 from ofatvm.pipeline.setup import prepare
 from ofatvm.predict.baselines import baselines
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import ErrorReport, error_report
+from ofatvm.road import IRS
 from ofatvm.spaces import OFA_SPACE
 from ofatvm.store import Store
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2, help="times each subnet is measured")
     parser.add_argument("--workspace", type=Path, default=Path(".ofatvm/benchmark"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ir", choices=IRS, default="relax", help="road, and so the compiler")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with (
@@ -69,6 +72,7 @@ def main() -> None:
             resolution=224,
             workspace=options.workspace,
             threads=options.threads,
+            ir=options.ir,
         ) as setup,
         Store.open(options.workspace) as store,
         open_device(setup, store) as device,
@@ -117,6 +121,7 @@ def main() -> None:
     facts = {
         "target": target.name,
         "threads": threads,
+        "ir": options.ir,
         "train": options.train,
         "test": options.test,
         "latency_ms": [float(np.min(latency)), float(np.median(latency)), float(np.max(latency))],
@@ -124,7 +129,8 @@ def main() -> None:
         "passes_differ_percent": 100 * float(np.median(np.ptp(np.log(passes), axis=0))),
         "unstable": sum(m.unstable for m in found),
         "kernel_sum_share": float(np.median(known / latency)),
-        "versions": {n: metadata.version(n) for n in ("ofatvm", "apache-tvm", "xgboost", "numpy")},
+        "versions": road_versions(options.ir)
+        | {n: metadata.version(n) for n in ("xgboost", "numpy")},
     }
     if options.json:
         print(json.dumps({**facts, "reports": {k: r.to_dict() for k, r in reports.items()}}))

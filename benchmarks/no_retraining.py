@@ -6,7 +6,9 @@ supernet's training had, on the same images with the same recipe. Both are exami
 that no choice depended on. Cost is said in MACs of training (a backward pass counts as two forward
 passes), which depends on no machine, and in CPU-seconds of this one.
 
-It takes about an hour on two cores. What was interrupted continues at its last epoch.
+It takes about an hour on two cores. What was interrupted continues at its last epoch. With
+--alone-from the networks trained alone are those of an earlier result, and only the supernet is
+examined; intervals are then those of two independent samples, and wider.
 
     .venv/bin/python benchmarks/no_retraining.py --data TRAIN.npz --test TEST.npz [--supernet NAME]
 """
@@ -17,6 +19,7 @@ import argparse
 import json
 import math
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -110,10 +113,45 @@ def alone(job: tuple[Arch, str, str, RunConfig, int, str, str]) -> tuple[list[bo
     return exam.correct(subnet).tolist(), seconds
 
 
+def trained_alone(
+    archs: Sequence[Arch],
+    folder: SupernetFolder,
+    config: RunConfig,
+    epochs: int,
+    options: argparse.Namespace,
+) -> list[tuple[list[bool], float]]:
+    """Train each architecture alone, two side by side; which test images each gets right."""
+    # The largest first: two processes end at about the same time.
+    jobs = [
+        (arch, options.data, folder.data["digest"], config, epochs, options.test, str(options.work))
+        for arch in reversed(archs)
+    ]
+    with ProcessPoolExecutor(
+        max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as executor:
+        return list(reversed(list(executor.map(alone, jobs))))
+
+
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     """Points by which we are better on the same images, and half its 95 % interval."""
     gains = ours.astype(float) - theirs.astype(float)
     return 100 * gains.mean(), 196 * gains.std(ddof=1) / math.sqrt(len(gains))
+
+
+def unpaired(ours: np.ndarray, percent: float) -> tuple[float, float]:
+    """As `difference`, where of the other network only its accuracy on as many images is known."""
+    mine, other = float(ours.mean()), percent / 100
+    variance = (mine * (1 - mine) + other * (1 - other)) / len(ours)
+    return 100 * (mine - other), 196 * math.sqrt(variance)
+
+
+def earlier(path: Path, archs: Sequence[Arch], epochs: int, images: int) -> list[dict[str, Any]]:
+    """The rows of an earlier result whose networks alone can stand beside these subnets."""
+    value = json.loads(path.read_bytes())
+    rows = {row["arch"]: row for row in value["subnets"]}
+    assert value["epochs"]["alone"] >= epochs, f"those of {path} had fewer epochs"
+    assert value["test_images"] == images, f"those of {path} were examined on other images"
+    return [rows[arch.encode()] for arch in archs]
 
 
 def main() -> None:
@@ -122,6 +160,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="images for reporting alone")
     parser.add_argument("--supernet", default=DEFAULT_SUPERNET)
     parser.add_argument("--epochs", type=int, help="of each alone (default: the supernet's)")
+    parser.add_argument("--alone-from", type=Path, help="an earlier result of this script")
     parser.add_argument("--work", type=Path, default=Path(".ofatvm/no_retraining"))
     parser.add_argument("--out", type=Path, default=data_dir("results") / "no_retraining.json")
     options = parser.parse_args()
@@ -138,35 +177,30 @@ def main() -> None:
     )
     exam = Exam(folder.calibration(), test, folder.mean, folder.std)
     shared = evaluate(folder.weights, folder.space, exam, archs)
-    # The largest first: two processes end at about the same time.
-    jobs = [
-        (
-            arch,
-            options.data,
-            folder.data["digest"],
-            config,
-            epochs,
-            options.test,
-            str(options.work),
-        )
-        for arch in reversed(archs)
-    ]
-    with ProcessPoolExecutor(
-        max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as executor:
-        done = list(reversed(list(executor.map(alone, jobs))))
     images = folder.data["train_images"]
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
     rows: list[dict[str, Any]] = []
-    for arch, ours, (theirs, seconds) in zip(archs, shared, done, strict=True):
-        gain, half = difference(ours, np.array(theirs))
+    if options.alone_from:
+        before = earlier(options.alone_from, archs, config.epochs, len(test))
+        found = [
+            (row["alone_percent"], *unpaired(ours, row["alone_percent"]), row["alone_cpu_seconds"])
+            for ours, row in zip(shared, before, strict=True)
+        ]
+    else:
+        found = [
+            (100 * float(np.mean(theirs)), *difference(ours, np.array(theirs)), seconds)
+            for ours, (theirs, seconds) in zip(
+                shared, trained_alone(archs, folder, config, epochs, options), strict=True
+            )
+        ]
+    for arch, ours, (percent, gain, half, seconds) in zip(archs, shared, found, strict=True):
         macs = totals(operator_graph(arch)).macs
         rows.append(
             {
                 "arch": arch.encode(),
                 "macs": macs,
                 "supernet_percent": 100 * float(ours.mean()),
-                "alone_percent": 100 * float(np.mean(theirs)),
+                "alone_percent": percent,
                 "gain_points": gain,
                 "gain_half_width": half,
                 "alone_training_macs": float(PASSES * macs * per_epoch * epochs),
@@ -181,6 +215,7 @@ def main() -> None:
         "supernet": folder.name,
         "epochs": {"supernet": config.epochs, "alone": epochs},
         "test_images": len(test),
+        "alone_from": None if options.alone_from is None else options.alone_from.name,
         "supernet_training_macs": whole,
         "supernet_wall_seconds": folder.training["seconds"],
         "subnets": rows,

@@ -29,6 +29,7 @@ import numpy as np
 from contestants import CONTESTANTS, base_name, model_file, serve
 from race_figures import OURS, paid_after, print_table, print_versions, summarise
 from race_subnets import write_subnets
+from relay_process import RelayProcess
 
 from ofatvm.paths import data_dir
 from ofatvm.spaces import OFA_SPACE, parse_arch
@@ -133,7 +134,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    rivals = ",".join(name for name in CONTESTANTS if name != OURS)
+    rivals = ",".join(name for name in CONTESTANTS if name not in (OURS, "Relay"))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -281,6 +282,10 @@ def start(name: str, threads: int) -> Child:
         os.environ[variable] = str(threads)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
+    if base_name(name) == "Relay":
+        relay = RelayProcess(name, threads, theirs)
+        theirs.close()
+        return Child(name, relay, ours)
     process = context.Process(target=serve, args=(theirs, name, threads), daemon=True)
     process.start()
     theirs.close()

@@ -1,0 +1,186 @@
+"""AutoTVM beside MetaSchedule on TVM 0.19 at small budgets, on convolutions of the two spaces.
+
+Three ways to a kernel with the same number of trials at most: AutoTVM's template with channels cut
+by ofatvm's rule (its whole space, some twenty points), the same template with everything open
+(XGBTuner, 64 trials), and MetaSchedule on the same computation in the rule's layout (64 trials).
+Each one's best is then timed interleaved in one process. Run it on a quiet machine, after
+`make relay`, in that environment:
+
+    PYTHONPATH=. .venv-relay/bin/python benchmarks/relay_tuners.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.relay.about import tvm_version
+from ofatvm.relay.blocks import Blocking, argument_shapes
+from ofatvm.relay.task import task_key, task_of
+
+RESULT = Path(__file__).resolve().parent / "results" / "relay_tuners.json"
+WORKLOADS = (
+    Workload("pointwise", (14, 14, 112), (14, 14, 672), bias=False),
+    Workload("pointwise", (7, 7, 192), (7, 7, 48), bias=False),
+    Workload("pointwise", (56, 56, 24), (56, 56, 96), bias=False),
+    Workload("conv", (28, 28, 1), (14, 14, 16), kernel=3, stride=2, bias=False),
+)
+Timed = Callable[[], float]
+
+
+def main() -> None:
+    """Tune each workload in the three ways, time the results, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    os.environ["TVM_NUM_THREADS"] = str(options.threads)
+    os.environ["TOPHUB_LOCATION"] = "NONE"
+    import tvm
+
+    logging.disable(logging.WARNING)
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    target = {"kind": "llvm", "mcpu": cpu, "num-cores": options.threads}
+    rows = []
+    for workload in WORKLOADS:
+        row: dict[str, Any] = {"task": task_key(workload), "macs": workload.macs}
+        contestants: dict[str, Timed] = {}
+        for name, make in (
+            ("rule", autotvm_by_rule),
+            ("AutoTVM", autotvm_open),
+            ("MetaSchedule", meta_schedule),
+        ):
+            began = time.perf_counter()
+            timed, trials = make(workload, target, options.trials)
+            row[name] = {"seconds": round(time.perf_counter() - began, 1), "trials": trials}
+            contestants[name] = timed
+        samples = {name: [timed() for _ in range(1)] for name, timed in contestants.items()}
+        for _ in range(options.rounds):
+            for name, timed in contestants.items():
+                samples[name].append(timed())
+        for name, found in samples.items():
+            low, middle, high = np.percentile(np.array(found) * 1e6, (5, 50, 95))
+            row[name] |= {"us": float(middle), "us_low": float(low), "us_high": float(high)}
+        rows.append(row)
+        print(line(row), flush=True)
+    result = {
+        "cpu": cpu,
+        "threads": options.threads,
+        "tvm": tvm_version(),
+        "trials": options.trials,
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print("| task | by rule, us | AutoTVM, all open | MetaSchedule |\n|---|---|---|---|")
+    for row in rows:
+        print(line(row))
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table: microseconds, trials and seconds of tuning."""
+    cells = [
+        f"{row[name]['us']:.1f} ({row[name]['trials']} trials, {row[name]['seconds']:.0f} s)"
+        for name in ("rule", "AutoTVM", "MetaSchedule")
+    ]
+    return f"| {row['task']} | {' | '.join(cells)} |"
+
+
+def autotvm_by_rule(workload: Workload, target: dict[str, Any], trials: int) -> tuple[Timed, int]:
+    """All points that cut channels by the rule."""
+    blocking = Blocking(8, 8)
+    cut = {
+        "tile_ic": blocking.block(workload.in_shape[-1]),
+        "tile_oc": blocking.block(workload.out_shape[-1]),
+    }
+    return _autotvm(workload, target, trials, cut)
+
+
+def autotvm_open(workload: Workload, target: dict[str, Any], trials: int) -> tuple[Timed, int]:
+    """The template as it is."""
+    return _autotvm(workload, target, trials, {})
+
+
+def _autotvm(
+    workload: Workload, target: dict[str, Any], trials: int, cut: dict[str, int]
+) -> tuple[Timed, int]:
+    from tvm import autotvm
+
+    from ofatvm.relay.space import task_in
+
+    template, arguments = task_of(workload)
+    with task_in(template, arguments, target, cut) as task, tempfile.TemporaryDirectory() as name:
+        log = Path(name) / "log"
+        tuner = autotvm.tuner.XGBTuner(task, loss_type="reg", feature_type="knob")
+        count = min(trials, task.config_space.range_length)
+        tuner.tune(
+            n_trial=count,
+            measure_option=autotvm.measure_option(
+                builder=autotvm.LocalBuilder(n_parallel=2),
+                runner=autotvm.LocalRunner(number=20, repeat=3, min_repeat_ms=20),
+            ),
+            callbacks=[autotvm.callback.log_to_file(str(log))],
+        )
+        lines = len(log.read_text().splitlines())
+        best = autotvm.task.ApplyHistoryBest(str(log))
+        config = best.query(task.target, task.workload)
+        autotvm.GLOBAL_SCOPE.in_tuning = True  # layouts as they are tuned: nothing is packed
+        with task.target:
+            schedule, tensors = task.instantiate(config)
+        autotvm.GLOBAL_SCOPE.in_tuning = False
+        return _timed(schedule, tensors, task.target), lines
+
+
+def meta_schedule(workload: Workload, target: dict[str, Any], trials: int) -> tuple[Timed, int]:
+    """The convolution in the rule's layout, without a template."""
+    import tvm
+    from tvm import meta_schedule as ms
+    from tvm import te, topi
+
+    data, kernel = argument_shapes(workload, Blocking(8, 8))[:2]
+    x, w = te.placeholder(data, name="x"), te.placeholder(kernel, name="w")
+    half = workload.kernel // 2
+    strides, padding = [workload.stride] * 2, [half] * 4
+    layouts = (f"NCHW{data[-1]}c", f"NCHW{kernel[-1]}c")
+    y = topi.nn.conv2d_NCHWc(x, w, strides, padding, 1, *layouts, "float32")
+    module = tvm.IRModule({"main": te.create_prim_func([x, w, y])})
+    built_for = tvm.target.Target(target)
+    with tempfile.TemporaryDirectory() as name:
+        database = ms.tune_tir(
+            mod=module,
+            target=built_for,
+            work_dir=name,
+            max_trials_global=trials,
+            num_trials_per_iter=16,
+        )
+        schedule = ms.tir_integration.compile_tir(database, module, built_for)
+        count = len(database)
+    return _timed(schedule.mod["main"], [x, w, y], built_for), count
+
+
+def _timed(function: Any, tensors: Any, target: Any) -> Timed:
+    import tvm
+
+    built = tvm.build(function, tensors if not hasattr(function, "buffer_map") else None, target)
+    rng = np.random.default_rng(0)
+    arrays = [
+        tvm.nd.array(rng.random([int(n) for n in tensor.shape], dtype=np.float32))
+        for tensor in tensors
+    ]
+    evaluate = built.time_evaluator(built.entry_name, tvm.cpu(), number=1, min_repeat_ms=20)
+    return lambda: float(evaluate(*arrays).mean)
+
+
+if __name__ == "__main__":
+    main()
