@@ -131,7 +131,9 @@ def test_the_environment_is_found_and_doctor_shows_it(ofatvm: Callable[..., Any]
 
 @pytest.mark.relay
 @pytest.mark.timeout(900)
-def test_tune_compile_verify_and_go_on(ofatvm: Callable[..., Any], tmp_path: Path) -> None:
+def test_tune_compile_verify_and_go_on(
+    ofatvm: Callable[..., Any], own_lock: None, tmp_path: Path
+) -> None:
     logs, work, out = tmp_path / "logs", tmp_path / "work", tmp_path / "bundle"
     common = ("--target", "host", "--ir", "relay", "--tuning-logs", logs, "--workspace", work)
     tune = ("tune", *common, "--time-budget", "5s", "--resolution", 20, "--json")
@@ -166,7 +168,7 @@ def test_tune_compile_verify_and_go_on(ofatvm: Callable[..., Any], tmp_path: Pat
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", ["host", "llvm -mcpu=cortex-a72"])
 def test_search_ends_in_a_verified_bundle(
-    ofatvm: Callable[..., Any], tmp_path: Path, target: str
+    ofatvm: Callable[..., Any], own_lock: None, tmp_path: Path, target: str
 ) -> None:
     out, work = tmp_path / "bundle", tmp_path / "work"
     common = ("--ir", "relay", "--target", target, "--workspace", work)
