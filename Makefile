@@ -27,7 +27,7 @@ search: $(STAMP)
 relay: $(STAMP) $(RELAY_STAMP)
 
 $(RELAY_STAMP): requirements-relay.lock
-	.venv-relay/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-relay
+	test -x .venv-relay/bin/python || $(PYTHON) -m venv .venv-relay
 	.venv-relay/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-relay.lock
 	touch $@

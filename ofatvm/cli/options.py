@@ -127,7 +127,9 @@ SEED = WholeNumber(0, 2**63 - 1)
 
 def move_ir(arguments: list[str]) -> list[str]:
     """Let `ofatvm --ir relay COMMAND ...` mean `ofatvm COMMAND --ir relay ...`."""
-    count = 2 if arguments[:1] == ["--ir"] else 1 if arguments and "--ir=" in arguments[0] else 0
+    count = (
+        2 if arguments[:1] == ["--ir"] else 1 if "".join(arguments[:1]).startswith("--ir=") else 0
+    )
     if not count or len(arguments) <= count or arguments[count].startswith("-"):
         return arguments
     return [arguments[count], *arguments[:count], *arguments[count + 1 :]]

@@ -84,8 +84,13 @@ def ship(
             proof, notes = build_for_gpu(
                 graph, contents.subnet.folded, setup.target, model, on_event=on_event
             )
-        elif setup.ir == "relay":
-            notes = build_through_relay(setup, graph, contents.subnet.folded, model)
+        else:
+            if setup.ir == "relay":
+                notes = build_through_relay(setup, graph, contents.subnet.folded, model)
+            else:
+                workloads = (call.workload for call in kernel_calls(graph))
+                kernels = setup.relax_library.require(workloads)
+                build_model(graph, kernels, contents.subnet.folded, setup.target, model)
             proof = prove(
                 model,
                 contents,
@@ -94,12 +99,6 @@ def ship(
                 ir=setup.ir,
                 supernet=supernet,
                 on_event=on_event,
-            )
-        else:
-            kernels = setup.relax_library.require(call.workload for call in kernel_calls(graph))
-            build_model(graph, kernels, contents.subnet.folded, setup.target, model)
-            proof = prove(
-                model, contents, setup.target, seed=seed, supernet=supernet, on_event=on_event
             )
         if proof.here:
             _compare_latency(model, contents.sample, setup, measurement, on_event)

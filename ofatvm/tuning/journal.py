@@ -7,7 +7,6 @@ Damaged lines are moved to `trials.damaged` and counted.
 
 from __future__ import annotations
 
-import fcntl
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,9 +16,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from ofatvm.compiler.schedule import ScheduleConfig
-from ofatvm.errors import BusyError, RecordError
+from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
 from ofatvm.tuning.lines import append_lines, checked_body, checked_line
+from ofatvm.tuning.lock import lock_folder
 
 TRIAL, FINAL = "trial", "final"
 
@@ -113,15 +113,7 @@ class Journal:
     @classmethod
     def open(cls, folder: Path) -> Journal:
         """Open for writing: take the lock, move damaged lines out of the way."""
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise BusyError(
-                f"another process is tuning into {folder}", hint="wait for it, or stop it"
-            ) from None
+        lock = lock_folder(folder)
         journal = cls(folder, _lock=lock)
         try:
             bad = journal._load()

@@ -21,7 +21,16 @@ from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
 from ofatvm.relay.load import start_device
 from ofatvm.target import Target
-from ofatvm.tuning.workers import DISTURBED, REFERENCE, RETRIES, RUN_TIMEOUT_S, Timing, time_kernel
+from ofatvm.tuning.workers import (
+    DISTURBED,
+    FOLDER_PREFIX,
+    REFERENCE,
+    RETRIES,
+    RUN_TIMEOUT_S,
+    Timing,
+    sweep,
+    time_kernel,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ class RelayBench:
         self._runner: RelayProcess | None = None
         self._reference: str | None = None
         self._reference_s = float("inf")
-        self._folder = tempfile.TemporaryDirectory(prefix=f"ofatvm-relay-{os.getpid()}-")
+        sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._count = 0
 
     def __enter__(self) -> RelayBench:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.errors import BusyError, MissingInputError, RecordError
+from ofatvm.errors import MissingInputError, RecordError
 from ofatvm.relay.blocks import Config
 from ofatvm.relay.space import Space
 from ofatvm.relay.task import task_of
 from ofatvm.tuning.lines import append_lines
-from ofatvm.tuning.relay_records import LOG, RelayTrial, parse_line, read_log
+from ofatvm.tuning.lock import lock_folder
+from ofatvm.tuning.relay_records import LOG, log_lines, parse_line
 
 LOG_VERSION = 0.2
 FAILED_S = 1e9
@@ -26,14 +26,7 @@ ERROR_NUMBERS = {"build": 2, "run": 4}
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
     """The log of a folder that no other process tunes into; BusyError if one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(
-                f"another process is tuning into {folder}", hint="wait for it, or stop it"
-            ) from None
+    with lock_folder(folder):
         yield folder / LOG
 
 
@@ -77,17 +70,16 @@ def import_log(source: Path, log: Path) -> tuple[int, int]:
     """
     if not source.is_file():
         raise MissingInputError(f"no AutoTVM log {source}")
-    _, damaged = read_log(source)
-    held = set(log.read_bytes().splitlines()) if log.is_file() else set()
-    taken, left = [], 0
-    with source.open("rb") as file:
-        for line in file:
-            found: list[RelayTrial] | None = parse_line(line.strip())
-            if found and line.strip() not in held:
-                taken.append(line.strip().decode() + "\n")
-            elif line.strip() and line.strip() not in held:
-                left += 1
-    if damaged and damaged == left and not taken and not held:
+    held = set(log_lines(log)) if log.is_file() else set()
+    taken, left, records = [], 0, 0
+    for line in log_lines(source):
+        found = parse_line(line)
+        records += found is not None
+        if not found:
+            left += 1
+        elif line not in held:
+            taken.append(line.decode() + "\n")
+    if not records:
         raise RecordError(
             f"{source} holds no record of AutoTVM", hint="it is one JSON object a line"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -86,17 +86,25 @@ def read_log(path: Path) -> tuple[list[RelayTrial], int]:
     """
     trials: list[RelayTrial] = []
     damaged = 0
+    for line in log_lines(path):
+        found = parse_line(line)
+        damaged += found is None
+        trials += found or []
+    return trials, damaged
+
+
+def log_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a log that say something; RecordError if it cannot be read.
+
+    A line that is longer than any record comes in pieces, which are none.
+    """
     try:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE):
-                if not line.strip():
-                    continue
-                found = parse_line(line)
-                damaged += found is None
-                trials += found or []
+                if line.strip():
+                    yield line.strip()
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from None
-    return trials, damaged
 
 
 def parse_line(line: bytes) -> list[RelayTrial] | None:

@@ -109,7 +109,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         """Start the pools."""
-        _sweep()
+        sweep()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._build_pool = child_pool(
             set_threads,
@@ -197,7 +197,7 @@ class Workers:
         return self._reference
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Remove what killed runs left in the temporary folder."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
         pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
