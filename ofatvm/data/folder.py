@@ -147,15 +147,25 @@ def class_folders(path: Path) -> tuple[tuple[str, ...], tuple[Path, ...], np.nda
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Files with an image's suffix at any depth, in order; hidden ones do not count."""
+    """Files with an image's suffix at any depth, in order; hidden ones do not count.
+
+    DatasetError for a folder that cannot be read, or what is no file: a pipe could wait for ever.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}")
+
     found = []
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             Path(where, name)
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
         ]
+    odd = next((path for path in found if path.exists() and not path.is_file()), None)
+    if odd is not None:
+        raise DatasetError(f"{odd} is no file", hint="remove it")
     return sorted(found)
 
 

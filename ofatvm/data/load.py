@@ -130,6 +130,7 @@ def array_parts(
 ) -> Parts[ArrayImages]:
     """Classes named, labels checked against them, and a digest of what training will see."""
     count = int(train.labels.max()) + 1 if names is None else len(names)
+    named = names is not None
     if names is None:
         fashion = count == len(FASHION) and looks_like_fashion(path)
         names = FASHION if fashion else tuple(str(label) for label in range(count))
@@ -139,7 +140,7 @@ def array_parts(
     seen: list[np.ndarray | str] = [*names]
     for images in (train, val):
         seen += [] if images is None else [images.pixels, images.labels]
-    return Parts(name_of(path), path, train, val, test, names, digest_of(seen))
+    return Parts(name_of(path), path, train, val, test, names, digest_of(seen), named)
 
 
 def read_files(path: Path, *, size: int, channels: int | None) -> Parts[FolderImages]:

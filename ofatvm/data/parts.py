@@ -27,6 +27,8 @@ class Parts(Generic[Kind]):
     test: Kind | None
     classes: tuple[str, ...]
     digest: str
+    named: bool = True
+    """Whether the set itself names its classes; labels are just numbered otherwise."""
 
 
 def digest_of(parts: Iterable[np.ndarray | str]) -> str:

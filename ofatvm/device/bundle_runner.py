@@ -112,19 +112,21 @@ def _finished_child(
 
 def _child(model: Path, folder: Path, threads: int, timeout_s: float, task: str, ir: Ir) -> int:
     """Run the child to its end in `folder`; its exit code, negative for a signal."""
-    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "TVM_NUM_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-        "TMPDIR": str(folder),
-    }
-    python, module = sys.executable, __name__
+    words = [str(model), task, str(timeout_s)]
     if ir == "relay":
-        from ofatvm.compiler.relay_env import relay_python
+        from ofatvm.compiler.relay_env import relay_variables, relay_words
 
-        python, module = str(relay_python()), "ofatvm.relay.run"
-    words = [python, "-P", "-m", module, str(model), task, str(timeout_s)]
+        words = relay_words("ofatvm.relay.run", *words)
+        environment = relay_variables(threads)
+    else:
+        words = [sys.executable, "-P", "-m", __name__, *words]
+        paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TVM_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+        }
+    environment["TMPDIR"] = str(folder)
     with (folder / "messages").open("wb") as messages:
         return run_to_end(words, folder, environment, timeout_s, stdout=messages, stderr=messages)
 

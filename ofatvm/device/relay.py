@@ -21,8 +21,7 @@ class _Child:
     """One process, with the part of an executor's interface that the device uses."""
 
     def __init__(self, threads: int) -> None:
-        self.process = RelayProcess(threads)
-        self.process.call(start_device, threads)
+        self.process = RelayProcess(threads, initialise=start_device)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> _Call:
         return _Call(self.process, function, arguments)
@@ -38,7 +37,7 @@ class _Call:
         self.process, self.function, self.arguments = process, function, arguments
 
     def result(self, timeout_s: float) -> Any:
-        del timeout_s  # that of a process that starts first: this one has started
+        del timeout_s  # starting is timed apart
         try:
             return self.process.call(self.function, *self.arguments, timeout_s=VISIT_TIMEOUT_S)
         except RelayError as error:

@@ -109,7 +109,7 @@ class Setup:
         """The best known configs of AutoTVM's templates for the target."""
         from ofatvm.tuning.relay_records import find_relay_records
 
-        return find_relay_records(self.target, self._record_folders, self.blocking)
+        return find_relay_records(self.target, self._record_folders, self.blocking, self.vectors)
 
     @cached_property
     def blocking(self) -> Blocking:

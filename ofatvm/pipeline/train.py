@@ -17,6 +17,7 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import ArrayImages, Dataset, Images
 from ofatvm.errors import CheckpointError, DatasetError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.files import intended_name, remove_leftovers
 from ofatvm.measurement import now
 from ofatvm.pipeline.table import examined, table_archs, table_csv
 from ofatvm.predict.accuracy import AccuracyModel
@@ -83,7 +84,11 @@ def train_supernet(
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     exam = make_exam(dataset, space, config.seed)
+    _say_fewer(exam, dataset, on_event)
     with joined() as processes:
+        if processes.first:
+            for place in (out, work, out / SAMPLES):
+                remove_leftovers(place)
         key = run_key(dataset, space, config, processes.count)
         trained = train(
             dataset,
@@ -164,7 +169,7 @@ def check_out(out: Path) -> None:
         raise CheckpointError(f"{out} cannot be a folder", hint="give another --out")
     known = {WORK, SAMPLES, FILE_NAME, WEIGHTS, ACCURACY_MODEL, ACCURACY_TABLE}
     known |= {CALIBRATION, EVALUATION, CARD}
-    found = {path.name for path in out.iterdir()} if out.exists() else set()
+    found = {intended_name(path.name) for path in out.iterdir()} if out.exists() else set()
     if found and (not found & {WORK, FILE_NAME} or found - known):
         odd = sorted(found - known)[:1] or sorted(found)[:1]
         raise CheckpointError(
@@ -198,6 +203,20 @@ def some(images: Images, count: int, space: ArchSpace, seed: int) -> ArrayImages
     if isinstance(images, ArrayImages) and size == images.native:
         return images.take(chosen)
     return ArrayImages(images.batch(chosen, size), images.labels[chosen])
+
+
+def _say_fewer(exam: Exam, dataset: Dataset, on_event: Callable[[Event], None]) -> None:
+    """Warn where pictures are so large that fewer are examined, or carried, than usual."""
+    usual, examined = min(EVALUATION_IMAGES, len(dataset.val)), len(exam.images)
+    carried = len(_carried(exam.images)[0])
+    if carried < usual:
+        on_event(
+            Notice(
+                "warning",
+                f"pictures are so large that accuracy is measured on {examined} of {usual} "
+                f"held-out images, and the folder carries {carried} for the search",
+            )
+        )
 
 
 def _carried(images: Images) -> tuple[np.ndarray, np.ndarray]:

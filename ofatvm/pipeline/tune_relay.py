@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ofatvm.errors import UsageError
 from ofatvm.events import Event, Notice, Progress, ignore
-from ofatvm.pipeline.device_choice import LOCAL
+from ofatvm.pipeline.device_choice import LOCAL, require_local
 from ofatvm.pipeline.relay import road_versions
 from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
@@ -29,6 +29,7 @@ def tune_relay_space(
     trials_per_task: int,
     time_budget_s: float = math.inf,
     import_from: Path | None = None,
+    seed: int = 0,
     on_event: Callable[[Event], None] = ignore,
 ) -> tuple[RelaySummary, float, int]:
     """Tune every task of the setup's space at some resolutions into `relay_folder`.
@@ -41,6 +42,7 @@ def tune_relay_space(
             f"--ir relay tunes on this machine, not on a {setup.device} device",
             hint="tune for a target that this machine runs, or leave --ir out",
         )
+    require_local(setup.target)
     assert setup.relay_pool is not None
     blocking = setup.blocking
     folder = relay_folder(setup.tuning_logs, setup.target)
@@ -53,12 +55,13 @@ def tune_relay_space(
     with locked(folder) as log:
         write_owner(folder, setup.target, setup.vectors, road_versions("relay"))
         if import_from is not None:
-            taken, left = import_log(import_from, log)
+            found = import_log(import_from, log, setup.target)
             on_event(
                 Notice(
                     "info",
-                    f"{taken} trials of {import_from} were taken; {left} lines are of other tasks, "
-                    "or of none",
+                    f"{found.taken} trials of {import_from} were taken; {found.left} lines are of "
+                    f"other tasks or of none, {found.others} of other targets than "
+                    f"{setup.target.name}",
                 )
             )
         bench = RelayBench(setup.target, blocking, setup.relay_pool)
@@ -72,6 +75,7 @@ def tune_relay_space(
             resolutions=resolutions,
             workloads=len(ordered),
             trials_per_workload=trials_per_task,
+            versions=road_versions("relay"),
         ) as account:
 
             def listener(event: Event) -> None:
@@ -87,6 +91,7 @@ def tune_relay_space(
                 bench,
                 trials_per_task=trials_per_task,
                 time_budget_s=time_budget_s,
+                seed=seed,
                 on_event=listener,
             )
         best = best_trials(read_log(log)[0], blocking) if log.is_file() else {}

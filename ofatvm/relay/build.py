@@ -14,6 +14,7 @@ import numpy as np
 
 from ofatvm.compiler.link import Tool, link_with
 from ofatvm.compiler.plan import KernelCall, Workload
+from ofatvm.files import replace_file
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.dispatch import configured, shapes_key
 from ofatvm.relay.expr import network_module, workload_module
@@ -51,7 +52,7 @@ def compile_kernels(
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
         built.export_library(str(temporary), fcompile=partial(link_with, linker))
         graph = json.dumps(kernel_graph(json.loads(built.graph_json)))
-        path.with_suffix(CALLS).write_text(graph)
+        replace_file(path.with_suffix(CALLS), graph.encode())
         temporary.replace(path)
 
 

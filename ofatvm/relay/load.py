@@ -79,7 +79,8 @@ def executor(path: str) -> Any:
     from tvm.contrib import graph_executor
 
     value = json.loads(Path(path).read_text())
-    first, *others = value["kernels"]
+    home = Path(path).resolve().parent
+    first, *others = (str(home / kernel) for kernel in value["kernels"])
     library = tvm.runtime.load_module(first)  # one of its own: it gets the others
     for kernel in others:
         library.import_module(_kernel(kernel))

@@ -7,8 +7,11 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from ofatvm.errors import OfatvmError
 
 PR_SET_PDEATHSIG = 1
 
@@ -16,8 +19,9 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve the connection whose descriptor is the first argument; only ofatvm's process has it.
 
-    It receives a function and arguments, and sends ("value", result) or ("error", the error's type
-    and text). What TVM prints goes to stderr, which the parent closed unless it debugs.
+    It receives a function and arguments, and sends ("value", result) or what was raised: whose
+    fault it is ("ours" if ofatvm says so itself, "surroundings" for disk, memory and packages,
+    "error" for all else), and the error's type, text and hint. What TVM prints goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -28,12 +32,26 @@ def main() -> None:
             connection.send(_answer(function, arguments))
 
 
+def begin(initialise: Callable[[int], None] | None, threads: int) -> None:
+    """The first call in a process: TVM is there, and what all later calls need is done."""
+    import tvm  # noqa: F401
+
+    if initialise is not None:
+        initialise(threads)
+
+
 def _answer(function: Any, arguments: Any) -> tuple[str, Any]:
     try:
         return "value", function(*arguments)
-    # Whatever TVM or a candidate raises is the caller's to judge.
+    except OfatvmError as error:
+        return "ours", (type(error).__name__, error.message, error.hint)
+    except (OSError, MemoryError, ImportError) as error:
+        kinds = (MemoryError, ImportError, OSError)
+        name = next(kind.__name__ for kind in kinds if isinstance(error, kind))
+        return "surroundings", (name, str(error), "")
+    # Whatever else TVM or a candidate raises is the caller's to judge.
     except Exception as error:
-        return "error", (type(error).__name__, str(error))
+        return "error", (type(error).__name__, str(error), "")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ofatvm.relay.blocks import Config
+from ofatvm.relay.task import DEPTHWISE
 
 CUT = ("tile_ic", "tile_oc")
 """The entities that say how channels are cut, which is one decision for all of a network."""
@@ -18,12 +19,19 @@ CUT = ("tile_ic", "tile_oc")
 class Space:
     """A task's points that cut channels alike: each config with its index in the whole space.
 
+    `default` is what the template does without a config, which need not be one of its points.
     `target` is the target's text and `version` TVM's, as AutoTVM's log lines name them.
     """
 
     points: tuple[tuple[int, Config], ...]
+    default: Config
     target: str
     version: str
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """The default and all points."""
+        return tuple(dict.fromkeys([self.default, *(config for _, config in self.points)]))
 
 
 def space_of(
@@ -40,7 +48,8 @@ def space_of(
         space = task.config_space
         points = [space.get(i) for i in range(space.range_length)]
         indexed = tuple((_index(point, whole), _text(point)) for point in points)
-        return Space(indexed, str(task.target), tvm.__version__)
+        default = _default(template, arguments, task.target, cut)
+        return Space(indexed, default, str(task.target), tvm.__version__)
 
 
 def next_points(
@@ -50,19 +59,30 @@ def next_points(
     cut: Mapping[str, int],
     known: Sequence[tuple[Config, float]],
     count: int,
+    seed: int,
 ) -> list[Config]:
-    """What AutoTVM's XGBTuner tries next after the `known` configs, given with their seconds."""
+    """What AutoTVM's XGBTuner tries next after the `known` configs, given with their seconds.
+
+    With fewer than `count` known ones it draws at random.
+    """
+    import random
+
+    import numpy as np
     from tvm.autotvm import MeasureInput, MeasureResult
     from tvm.autotvm.task.space import ConfigEntity
     from tvm.autotvm.tuner import XGBTuner
 
+    random.seed(seed)
+    np.random.seed(seed)
     with task_in(template, arguments, target, cut) as task:
         tuner = XGBTuner(task, plan_size=count, feature_type="knob", loss_type="reg")
         places = {_text(task.config_space.get(i)): i for i in range(task.config_space.range_length)}
         inputs, results = [], []
         for config, seconds in known:
+            if config not in places:
+                continue
             entity = ConfigEntity.from_json_dict(
-                {"index": places.get(config, -1), "code_hash": None, "entity": json.loads(config)}
+                {"index": places[config], "code_hash": None, "entity": json.loads(config)}
             )
             inputs.append(MeasureInput(task.target, task, entity))
             results.append(MeasureResult((seconds,), 0, seconds, 0.0))
@@ -87,6 +107,34 @@ def task_in(
     # Both were counted with all entities.
     task.config_space._range_length = task.config_space._dims = None
     yield task
+
+
+def _default(template: str, arguments: Any, target: Any, cut: Mapping[str, int]) -> Config:
+    """What the template chooses where it has no config, with channels cut as `cut` says."""
+    from tvm import te
+    from tvm.autotvm.task.space import FallbackConfigEntity
+    from tvm.topi.x86.conv2d import _get_default_config
+
+    (_, data, dtype), (_, weight, _), strides, padding, dilation, *_ = arguments
+    chosen = FallbackConfigEntity()
+    with target:
+        _get_default_config(
+            chosen,
+            te.placeholder(data, dtype=dtype),
+            te.placeholder(weight, dtype=dtype),
+            strides,
+            padding,
+            dilation,
+            dtype,
+            is_depthwise=template == DEPTHWISE,
+        )
+    entity = [
+        [name, kind, [-1, cut.get(name, value[-1])] if kind == "sp" else value]
+        for name, kind, value in chosen.to_json_dict()["entity"]
+    ]
+    order = [*CUT, "tile_ow"]  # as in the spaces' own texts
+    entity.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    return json.dumps(entity)
 
 
 def _index(point: Any, whole: Mapping[str, Sequence[Any]]) -> int:

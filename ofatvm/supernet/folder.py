@@ -175,7 +175,15 @@ def read_supernet(path: Path) -> SupernetFolder:
             raise ValueError(f"mean and std need {space.in_channels} values")
         if not all(map(math.isfinite, (*folder.mean, *folder.std))) or min(folder.std) <= 0:
             raise ValueError("mean and std must be finite numbers, std above 0")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArchError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        ArchError,
+    ) as error:
         reason = shorten(f"no key {error}" if isinstance(error, KeyError) else str(error), 200)
         raise CheckpointError(f"{file} is damaged: {reason}", hint="train it again") from None
     return folder

@@ -54,9 +54,18 @@ class _Network(nn.Module):
             )
         )
 
-    def _head(self, x: Tensor) -> Tensor:
+    def _pooled(self, x: Tensor) -> Tensor:
         x = self.final_expand_layer(x).mean((2, 3), keepdim=True)
-        logits: Tensor = self.classifier(self.feature_mix_layer(x).flatten(1))
+        features: Tensor = self.feature_mix_layer(x).flatten(1)
+        return features
+
+    def logits(self, features: Tensor, *, dropout: bool = True) -> Tensor:
+        """Logits (n, classes) for features (n, feature width).
+
+        `dropout` can only be left out: it acts in training mode alone.
+        """
+        head = self.classifier if dropout else self.classifier.linear
+        logits: Tensor = head(features)
         return logits
 
 
@@ -87,12 +96,16 @@ class Supernet(_Network):
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Logits (n, classes) of `arch` for NCHW float32 images of any resolution."""
+        return self.logits(self.features(x, arch))
+
+    def features(self, x: Tensor, arch: Arch) -> Tensor:
+        """What the classifier sees (n, feature width) of `arch` for NCHW float32 images."""
         space = self._checked(arch)
         x = self.blocks[0](self.first_conv(x))
         for stage, position, kernel, expand in arch.active_blocks():
             block = self.blocks[1 + stage * space.max_depth + position]
             x = block(x, kernel, space.mid_channels(stage, position, expand))
-        return self._head(x)
+        return self._pooled(x)
 
     def subnet_state(self, arch: Arch) -> dict[str, Tensor]:
         """The active tensors of `arch` under the names of `Subnet.state_dict()`."""
@@ -130,7 +143,7 @@ class Subnet(_Network):
         x = self.first_conv(x)
         for block in self.blocks:
             x = block(x)
-        return self._head(x)
+        return self.logits(self._pooled(x))
 
 
 def extract(supernet: Supernet, arch: Arch) -> Subnet:

@@ -25,24 +25,32 @@ class Processes:
         """Whether this is the process that evaluates, writes and talks."""
         return self.rank == 0
 
+    def agree(self, *numbers: int) -> bool:
+        """Whether all processes give the same numbers, each below 2^63."""
+        if self.count == 1:
+            return True
+        own = torch.tensor(numbers)
+        all_of_them = [torch.empty_like(own) for _ in range(self.count)]
+        torch.distributed.all_gather(all_of_them, own)
+        return all(torch.equal(each, own) for each in all_of_them)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter], loss: float) -> float:
         """Give every process the mean of all gradients, and return the mean of the losses.
 
-        A gradient that is missing here counts as zero.
+        A gradient that is missing here counts as zero; one that is missing everywhere stays so,
+        and the optimiser leaves its parameter alone, as it does in one process.
         """
         if self.count == 1:
             return loss
         held = list(parameters)
-        for parameter in held:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        grads = [parameter.grad for parameter in held if parameter.grad is not None]
-        flat = torch.cat([*(grad.reshape(-1) for grad in grads), torch.tensor([loss])])
+        used = torch.tensor([float(parameter.grad is not None) for parameter in held])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
+        flat = torch.cat([*(grad.reshape(-1) for grad in grads), used, torch.tensor([loss])])
         torch.distributed.all_reduce(flat)
         flat /= self.count
-        *means, mean_loss = flat.split([*(grad.numel() for grad in grads), 1])
-        for grad, mean in zip(grads, means, strict=True):
-            grad.copy_(mean.view_as(grad))
+        *means, used, mean_loss = flat.split([*(grad.numel() for grad in grads), len(held), 1])
+        for parameter, mean, share in zip(held, means, used.tolist(), strict=True):
+            parameter.grad = mean.view_as(parameter) if share else None
         return float(mean_loss)
 
 

@@ -29,9 +29,9 @@ class Phase:
     `kernels`, `expands` and `depths` say how many of the space's choices are open, counted from the
     largest. `subnets` are drawn at random in every step; with `ends` the largest and the smallest
     are trained as well. All subnets of a step stand at one resolution, drawn at random; with
-    `resolutions` "each" the largest stands at the highest, the smallest at the lowest, and every
-    other at one of its own. A teacher "largest" is the largest network as the first phase left it;
-    "in place" is the largest network of the same step. `epochs` include the warm-up.
+    `resolutions` "each" the largest stands at the highest and every other at one of its own. A
+    teacher "largest" is the largest network as the first phase left it; "in place" is the largest
+    network of the same step. `epochs` include the warm-up.
     """
 
     name: str
@@ -62,17 +62,18 @@ class Phase:
         rng = np.random.default_rng(seed)
         common = int(rng.choice(space.resolutions))
         each = self.resolutions == "each"
-        drawn = [
-            self._draw(space, rng, int(rng.choice(space.resolutions)) if each else common)
-            for _ in range(self.subnets)
-        ]
+
+        def resolution() -> int:
+            return int(rng.choice(space.resolutions)) if each else common
+
+        drawn = [self._draw(space, rng, resolution()) for _ in range(self.subnets)]
         if not self.ends:
             return tuple(drawn)
         smallest = space.uniform(
             kernel=space.kernels[-self.kernels],
             expand=space.expands[-self.expands],
             depth=space.depths[-self.depths],
-            resolution=space.resolutions[0] if each else common,
+            resolution=resolution(),
         )
         return (space.largest(space.resolutions[-1] if each else common), smallest, *drawn)
 
@@ -130,8 +131,8 @@ class RunConfig:
 def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase, ...]:
     """One phase with everything open: largest, smallest and two random subnets in each step.
 
-    The largest sees the images at the highest resolution, the smallest at the lowest, as in BigNAS
-    (section 3.2), so that the teacher is the best there is.
+    The largest sees the images at the highest resolution, as in BigNAS (section 3.2), so that the
+    teacher is the best there is.
     """
     return (
         Phase(

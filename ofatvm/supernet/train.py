@@ -115,7 +115,13 @@ class _Run:
             (self.folder / FILE_NAME).unlink(missing_ok=True)
         state = None if fresh else load_state(self.folder, self.key)
         first, step = (0, 0) if state is None else (state.phase, state.step)
+        if not self.processes.agree(first, step):
+            raise CheckpointError(
+                f"the processes do not continue from one training state, as {self.folder} has it",
+                hint=f"give all of them the same --out, or copy its {FILE_NAME} to each machine",
+            )
         if state is not None:
+            self._check_place(state)
             self._restore(state)
             if first < len(self.config.phases):
                 name = self.config.phases[first].name
@@ -137,7 +143,7 @@ class _Run:
         if phase.sort_channels:
             sort_channels(self.supernet, expands=self.config.phases[number - 1].expands)
         if phase.teacher == "largest" and self.teacher is None:
-            self.teacher = self._copy(self.supernet.state_dict())
+            self.teacher = self._watched().train()
         self.optimiser = new_optimiser(self.supernet, self.config, phase.rate(0))
         self._start_average()
 
@@ -224,18 +230,20 @@ class _Run:
                 hint="start over with --fresh and a smaller --learning-rate",
             )
         self.optimiser.step()
-        self._update_average()
+        self._update_average(step)
         return loss
 
     def _start_average(self) -> None:
         if self.config.ema_decay:
             self.average = {n: p.detach().clone() for n, p in self.supernet.named_parameters()}
 
-    def _update_average(self) -> None:
+    def _update_average(self, step: int) -> None:
         if self.config.ema_decay:
+            # A young average follows closely, or it would be mostly the random start.
+            decay = min(self.config.ema_decay, (1 + step) / (10 + step))
             with torch.no_grad():
                 for name, parameter in self.supernet.named_parameters():
-                    self.average[name].lerp_(parameter, 1 - self.config.ema_decay)
+                    self.average[name].lerp_(parameter, 1 - decay)
 
     def _watched(self) -> Supernet:
         """A copy of the network as it would be used: averaged weights, if there are any."""
@@ -276,6 +284,17 @@ class _Run:
             ),
         )
 
+    def _check_place(self, state: TrainingState) -> None:
+        """CheckpointError unless the state stands at a step that this run has."""
+        epochs = [phase.epochs for phase in self.config.phases]
+        steps = [count * self.steps_per_epoch for count in epochs] + [1]
+        if not 0 <= state.phase <= len(epochs) or not 0 <= state.step < steps[state.phase]:
+            raise CheckpointError(
+                f"{self.folder / FILE_NAME} stands at step {state.step} of phase {state.phase}, "
+                "which this run does not have",
+                hint="start over with --fresh",
+            )
+
     def _restore(self, state: TrainingState) -> None:
         try:
             self._set(state)
@@ -290,7 +309,11 @@ class _Run:
         self.supernet.load_state_dict(state.tensors["model"])
         self.history, self.losses = state.history, state.losses
         self.seconds = state.seconds
-        self.average = state.tensors.get("average", {})
+        self._start_average()
+        self.average = {
+            name: _fitting(state.tensors["average"][name], tensor)
+            for name, tensor in self.average.items()
+        }
         if "teacher" in state.tensors:
             self.teacher = self._copy(state.tensors["teacher"])
         if state.phase < len(self.config.phases):
@@ -300,7 +323,8 @@ class _Run:
             momentum = state.tensors.get("momentum", {})
             for parameter, name in self.names.items():
                 if name in momentum:
-                    self.optimiser.state[parameter]["momentum_buffer"] = momentum[name]
+                    fitting = _fitting(momentum[name], parameter)
+                    self.optimiser.state[parameter]["momentum_buffer"] = fitting
 
     def _detail(self) -> str:
         seconds = max(monotonic() - self.epoch_started, 1e-9)
@@ -357,17 +381,19 @@ def backward(
 
     In place, the first subnet is the largest and learns from the labels, the others from its
     outputs alone. With the largest network of an earlier phase as the teacher, every subnet learns
-    from both, weighted alike.
+    from both, weighted alike. No teacher's outputs suffer dropout.
     """
     soft = None
     if phase.teacher == "largest":
         assert teacher is not None
         with torch.no_grad():
             largest = supernet.space.largest(archs[0].resolution)
-            soft = F.softmax(teacher.train()(images[largest.resolution], largest), dim=1)
+            features = teacher.train().features(images[largest.resolution], largest)
+            soft = F.softmax(teacher.logits(features, dropout=False), dim=1)
     losses: list[float] = []
     for place, arch in enumerate(archs):
-        logits = supernet(images[arch.resolution], arch)
+        features = supernet.features(images[arch.resolution], arch)
+        logits = supernet.logits(features)
         if phase.teacher == "in place" and place:
             assert soft is not None
             loss = F.cross_entropy(logits, soft)
@@ -379,9 +405,16 @@ def backward(
         loss.backward()
         losses.append(float(loss.detach()))
         if phase.teacher == "in place" and place == 0:
-            soft = F.softmax(logits.detach(), dim=1)
+            soft = F.softmax(supernet.logits(features.detach(), dropout=False).detach(), dim=1)
     # A loss that is no number shows, whichever subnet has it.
     return losses[0] if all(map(math.isfinite, losses)) else math.nan
+
+
+def _fitting(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor, if it can stand beside the other; RuntimeError if not."""
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise RuntimeError(f"a tensor is {tuple(tensor.shape)}, not {tuple(like.shape)}")
+    return tensor
 
 
 def _seed(*parts: int) -> int:

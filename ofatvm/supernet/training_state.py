@@ -90,11 +90,18 @@ def load_state(folder: Path, key: str) -> TrainingState | None:
             phase=int(about["phase"]),
             step=int(about["step"]),
             seconds=float(about["seconds"]),
-            history=list(about["history"]),
+            history=[{**entry, "loss": float(entry["loss"])} for entry in about["history"]],
             losses=[float(loss) for loss in about.get("losses", [])],
             tensors=groups,
         )
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
             f"{path} is damaged: {str(error).splitlines()[0][:120] if str(error) else error!r}",
             hint="start over with --fresh",

@@ -11,7 +11,7 @@ import math
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -203,8 +203,12 @@ class Account:
         trials_per_workload: int,
         started_from: Sequence[str] = (),
         watts_per_core: float = WATTS_PER_CORE,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
-        """`count_trials` gives all trials of the journal; those made from now on are the run's."""
+        """`count_trials` gives all trials of the journal; those made from now on are the run's.
+
+        `versions` are those of the compiler that was tuned; of this process's tools unless given.
+        """
         self.folder = folder
         self._count = count_trials
         self._meter = EnergyMeter()
@@ -222,7 +226,7 @@ class Account:
             trials_per_workload=trials_per_workload,
             started_from=tuple(started_from),
             machine=this_machine(),
-            versions=tool_versions(),
+            versions=tool_versions() if versions is None else dict(versions),
             energy_method=measured or estimate_method(watts_per_core),
             watts_per_core=None if measured else watts_per_core,
         )

@@ -74,7 +74,7 @@ def find_records(
             if name in own and not belongs_to(read_owner(folder), target):
                 foreign.append(folder)
                 continue
-            if unit is not None and name not in own and not _fits(folder, unit):
+            if unit is not None and name not in own and not made_for(folder, unit):
                 continue
             journal = Journal.read(folder)
             damaged += journal.damaged
@@ -85,12 +85,12 @@ def find_records(
     return Records(configs, kept, damaged, tuple(foreign))
 
 
-def _fits(folder: Path, unit: VectorUnit) -> bool:
+def made_for(folder: Path, unit: VectorUnit) -> bool:
     """Whether a folder's records were made for such vectors, or it does not say."""
     if not (folder / TARGET_FILE).is_file():
         return True
-    made_for = read_unit(folder)
-    return (made_for.lanes, made_for.registers) == (unit.lanes, unit.registers)
+    owner = read_unit(folder)
+    return (owner.lanes, owner.registers) == (unit.lanes, unit.registers)
 
 
 def is_workload(key: str) -> bool:

@@ -53,7 +53,7 @@ class RelayBench:
         self.target, self.blocking, self.pool = target, blocking, pool
         self.disturbed = 0
         self._linker = find_linker(linked_triple(target))
-        self._runner: RelayProcess | None = None
+        self._runner = RelayProcess(target.threads, initialise=start_device)
         self._reference: str | None = None
         self._reference_s = float("inf")
         sweep()
@@ -71,8 +71,7 @@ class RelayBench:
         trace: TracebackType | None,
     ) -> None:
         """Stop the runner and delete what was built."""
-        if self._runner is not None:
-            self._runner.end()
+        self._runner.end()
         self._folder.cleanup()
 
     def measure(
@@ -118,10 +117,12 @@ class RelayBench:
             except (RelayError, TimeoutError) as error:
                 built.append((None, f"build: {error}"))
                 continue
+            except OSError as error:
+                raise CompileError(f"build: {error}", hint="is the disk full?") from None
             calls = json.loads(path.with_suffix(CALLS).read_bytes())
             graph = kernel_program(candidate.workload, calls, self.blocking)
             program = path.with_suffix(".json")
-            program.write_text(json.dumps({"kernels": [str(path)], "graph": graph}))
+            program.write_text(json.dumps({"kernels": [path.name], "graph": graph}))
             built.append((program, ""))
         return built
 
@@ -129,13 +130,10 @@ class RelayBench:
         reference = (self._built_reference(), ())
         for attempt in range(RETRIES):
             try:
-                samples, reference_s = self._runner_call(
-                    time_kernel, str(path), (), timing, reference
+                samples, reference_s = self._runner.call(
+                    time_kernel, str(path), (), timing, reference, timeout_s=RUN_TIMEOUT_S
                 )
-            except TimeoutError as error:
-                self._end_runner()
-                return None, f"run: {error}"
-            except RelayError as error:
+            except (RelayError, TimeoutError) as error:
                 return None, f"run: {error}"
             self._reference_s = min(self._reference_s, reference_s)
             slowdown = reference_s / self._reference_s
@@ -144,17 +142,6 @@ class RelayBench:
             if attempt == 0:
                 self.disturbed += 1
         return min(samples) / max(1.0, slowdown), ""
-
-    def _runner_call(self, function: Any, *arguments: Any) -> Any:
-        if self._runner is None:
-            self._runner = RelayProcess(self.target.threads)
-            self._runner.call(start_device, self.target.threads)
-        return self._runner.call(function, *arguments, timeout_s=RUN_TIMEOUT_S)
-
-    def _end_runner(self) -> None:
-        if self._runner is not None:
-            self._runner.end()
-        self._runner = None
 
     def _built_reference(self) -> str:
         if self._reference is None:

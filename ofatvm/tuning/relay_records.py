@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
 from ofatvm.relay.blocks import Blocking, Config
-from ofatvm.relay.task import key_of
+from ofatvm.relay.task import extents, key_of
 from ofatvm.target import Target
-from ofatvm.tuning.records import belongs_to, read_owner
+from ofatvm.tuning.records import belongs_to, made_for, read_owner
 
 FOLDER, LOG = "relay", "autotvm.log"
 MAX_LINE = 1 << 16
@@ -51,10 +52,13 @@ class RelayRecords:
         return bool(self.sources) and not next(iter(self.sources.values()))
 
 
-def find_relay_records(target: Target, folders: Sequence[Path], blocking: Blocking) -> RelayRecords:
+def find_relay_records(
+    target: Target, folders: Sequence[Path], blocking: Blocking, unit: VectorUnit | None = None
+) -> RelayRecords:
     """Records of the target itself, then of its family, as `find_records` looks them up.
 
-    Configs that cut channels in another way than `blocking` are left out.
+    Configs that cut channels in another way than `blocking` are left out, and a family's records
+    that were made for other vectors than `unit`'s.
     """
     configs: dict[str, Config] = {}
     sources: dict[str, int] = {}
@@ -68,6 +72,8 @@ def find_relay_records(target: Target, folders: Sequence[Path], blocking: Blocki
                 continue
             if name in own and not belongs_to(read_owner(folder), target):
                 foreign.append(folder)
+                continue
+            if unit is not None and name not in own and not made_for(folder, unit):
                 continue
             trials, broken = read_log(folder / LOG)
             damaged += broken
@@ -110,12 +116,12 @@ def log_lines(path: Path) -> Iterator[bytes]:
 def parse_line(line: bytes) -> list[RelayTrial] | None:
     """The trial of a line, if its task is one of ours; None if it is no line of a log."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode())
         (_, template, arguments, *_), config = value["input"], value["config"]
         costs, error, *_ = value["result"]
         entity = config["entity"]
         seconds = sum(map(float, costs)) / len(costs) if error == 0 else None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return None
     if not isinstance(template, str) or not _is_config(entity):
         return None
@@ -125,19 +131,37 @@ def parse_line(line: bytes) -> list[RelayTrial] | None:
     return [] if key is None else [RelayTrial(key, json.dumps(entity), seconds)]
 
 
+def named_target(line: bytes) -> str:
+    """The target that a line of a log was made for, as TVM writes it."""
+    return str(json.loads(line.decode())["input"][0])
+
+
+def is_for(text: str, target: Target) -> bool:
+    """Whether a log's target is the CPU of `target`; attributes count where the log names them."""
+    kind, *words = text.split() or [""]
+    options = dict(word[1:].partition("=")[::2] for word in words if word.startswith("-"))
+    named = options.get("mattr", "")
+    same = not named or set(named.split(",")) == set(target.mattr)
+    return (kind, options.get("mcpu", "")) == (target.kind, target.mcpu) and same
+
+
 def best_trials(trials: Iterable[RelayTrial], blocking: Blocking) -> dict[str, RelayTrial]:
     """Task key -> the fastest trial whose channels are cut as `blocking` cuts them.
 
     Of a task's configs, those that were timed at least `CONFIRMED` times stand for it, each with
     the median of its times: the fastest few are timed again, and one lucky time proves nothing.
-    Where none was, it is those that were timed most often.
+    Where none was, it is those that were timed most often. A config whose last trial failed is out.
     """
     times: dict[str, dict[Config, list[float]]] = {}
     for trial in trials:
-        if trial.seconds is not None and fits(trial, blocking):
+        if trial.seconds is None:
+            times.get(trial.key, {}).pop(trial.config, None)
+        elif fits(trial, blocking):
             times.setdefault(trial.key, {}).setdefault(trial.config, []).append(trial.seconds)
     best: dict[str, RelayTrial] = {}
     for key, found in times.items():
+        if not found:
+            continue
         enough = min(CONFIRMED, max(map(len, found.values())))
         medians = {c: median(seconds) for c, seconds in found.items() if len(seconds) >= enough}
         config = min(medians, key=medians.__getitem__)
@@ -146,16 +170,16 @@ def best_trials(trials: Iterable[RelayTrial], blocking: Blocking) -> dict[str, R
 
 
 def fits(trial: RelayTrial, blocking: Blocking) -> bool:
-    """Whether a config reads and writes tensors as they are cut."""
-    channels, out = _channels(trial.key)
-    sizes = {name: size[-1] for name, kind, size in json.loads(trial.config) if kind == "sp"}
-    wanted = (blocking.block(channels), blocking.block(out))
-    return (sizes.get("tile_ic"), sizes.get("tile_oc")) == wanted
-
-
-def _channels(key: str) -> tuple[int, int]:
-    _, data, out, _ = key.split("_")
-    return int(data[1:].split("x")[0]), int(out[1:])
+    """Whether a config is a point of its template, and cuts tensors as they are cut."""
+    most = extents(trial.key)
+    entities = json.loads(trial.config)
+    tiles = {name: size if kind == "ot" else size[-1] for name, kind, size in entities}
+    return (
+        tiles.keys() == most.keys()
+        and all(0 <= tiles[name] <= most[name] for name in most)
+        and all(tiles[name] > 0 for name in most if name.startswith("tile"))
+        and all(tiles[name] == blocking.block(most[name]) for name in ("tile_ic", "tile_oc"))
+    )
 
 
 def _is_config(entity: Any) -> bool:
@@ -172,7 +196,7 @@ def _is_config(entity: Any) -> bool:
         if not isinstance(name, str) or not name.isidentifier():
             return False
         if kind == "sp":
-            if not isinstance(value, list) or not 1 <= len(value) <= 4:
+            if not isinstance(value, list) or len(value) != 2:
                 return False
             if any(type(size) is not int or not -1 <= size <= 4096 for size in value):
                 return False

@@ -1,7 +1,8 @@
 """Tuning on the Relay road: every task of a space under AutoTVM's templates.
 
 With channels cut alike in the whole network, a task has some twenty points at most: small budgets
-try them all. Where the budget is smaller, AutoTVM's XGBTuner chooses.
+try them all. Where the budget is smaller, the template's default comes first, and AutoTVM's
+XGBTuner chooses the others, a few at a time.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayProcess
+from ofatvm.compiler.relay_env import RelayError, RelayProcess
+from ofatvm.errors import CompileError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.space import CUT, Space, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
+from ofatvm.tuning.lines import append_lines
 from ofatvm.tuning.relay_bench import Candidate, RelayBench
-from ofatvm.tuning.relay_journal import append_trials, log_line
+from ofatvm.tuning.relay_journal import log_line
 from ofatvm.tuning.relay_records import CONFIRMED, RelayTrial, fits, read_log
 from ofatvm.tuning.workers import Timing
 from ofatvm.tuning.workloads import WorkloadUse
@@ -29,6 +33,8 @@ from ofatvm.tuning.workloads import WorkloadUse
 GIVE_UP = 5.0
 FINALISTS = 3
 CONFIRMATIONS = CONFIRMED - 1
+BATCH = 8
+"""Configs that the tuner chooses at a time; it learns from that many."""
 STAGE = "tune"
 
 
@@ -56,17 +62,13 @@ class _Task:
         self.seconds: dict[Config, list[float | None]] = {}
         self.space: Space
 
-    @property
-    def configs(self) -> list[Config]:
-        return [config for _, config in self.space.points]
-
     def limit(self, trials: int) -> int:
-        """How many different configs are tried: the budget, or the space where that is smaller."""
-        return min(trials, len(self.space.points))
+        """How many different configs are tried: the budget, or all where that is more."""
+        return min(trials, len(self.space.configs))
 
     @property
     def done(self) -> int:
-        return sum(config in self.seconds for config in self.configs)
+        return sum(config in self.seconds for config in self.space.configs)
 
     def best(self) -> float:
         """Seconds of the fastest so far."""
@@ -92,6 +94,7 @@ def tune_relay(
     *,
     trials_per_task: int,
     time_budget_s: float = math.inf,
+    seed: int = 0,
     on_event: Callable[[Event], None] = ignore,
 ) -> RelaySummary:
     """Bring every task to `trials_per_task` configs in total, or its whole space if smaller.
@@ -108,18 +111,18 @@ def tune_relay(
     with RelayProcess() as tuner:
         for task in tasks.values():
             template, arguments = task_of(task.workload)
-            task.space = tuner.call(space_of, template, arguments, target.to_dict(), task.cut)
+            task.space = _ask(tuner, space_of, template, arguments, target.to_dict(), task.cut)
         total = sum(task.limit(trials_per_task) for task in tasks.values())
         on_event(StageStarted(STAGE, total, f"{len(tasks)} tasks of {target.name}"))
         new, deadline = 0, time.monotonic() + time_budget_s
         with bench:
             for task in tasks.values():
-                wanted = task.limit(trials_per_task) - task.done
-                if wanted <= 0 or time.monotonic() > deadline:
-                    continue
-                new += _try(task, _choose(task, wanted, target, tuner), bench, log)
-                done = sum(min(t.done, t.limit(trials_per_task)) for t in tasks.values())
-                on_event(Progress(STAGE, done, total, task.key))
+                while task.done < task.limit(trials_per_task) and time.monotonic() <= deadline:
+                    wanted = task.limit(trials_per_task) - task.done
+                    chosen = _choose(task, wanted, target, tuner, seed)
+                    new += _try(task, chosen, bench, log)
+                    done = sum(min(t.done, t.limit(trials_per_task)) for t in tasks.values())
+                    on_event(Progress(STAGE, done, total, task.key))
             for number, task in enumerate(tasks.values(), 1):
                 again = task.finalists()
                 if again and time.monotonic() <= deadline:
@@ -146,22 +149,32 @@ def _read(log: Path, tasks: dict[str, _Task], blocking: Blocking) -> int:
     return len(trials)
 
 
-def _choose(task: _Task, wanted: int, target: Target, tuner: RelayProcess) -> list[Config]:
-    """Which configs to try next: all that are left, or the tuner's choice."""
-    left = [config for config in task.configs if config not in task.seconds]
+def _choose(
+    task: _Task, wanted: int, target: Target, tuner: RelayProcess, seed: int
+) -> list[Config]:
+    """Which configs to try next: all that are left, or the default and then the tuner's choice."""
+    left = [config for config in task.space.configs if config not in task.seconds]
     if wanted >= len(left):
         return left
     template, arguments = task_of(task.workload)
     known = [(c, min(s for s in found if s)) for c, found in task.seconds.items() if any(found)]
-    chosen = tuner.call(next_points, template, arguments, target.to_dict(), task.cut, known, wanted)
-    fresh = [config for config in chosen if config in left]
-    return [*fresh, *(config for config in left if config not in fresh)][:wanted]
+    given = (template, arguments, target.to_dict(), task.cut, known, BATCH, seed + task.done)
+    default = [task.space.default] if task.space.default in left else []
+    chosen = [*default, *(c for c in _ask(tuner, next_points, *given) if c in left)]
+    return list(dict.fromkeys([*chosen, *left]))[: min(wanted, BATCH)]
+
+
+def _ask(tuner: RelayProcess, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return tuner.call(function, *arguments)
+    except (RelayError, TimeoutError) as error:
+        raise CompileError(f"AutoTVM does not answer: {error}") from None
 
 
 def _try(task: _Task, configs: Sequence[Config], bench: RelayBench, log: Path) -> int:
     timing = Timing(best_s=task.best(), give_up=GIVE_UP)
     found = bench.measure([Candidate(task.workload, config) for config in configs], timing)
-    append_trials(
+    append_lines(
         log,
         [
             log_line(task.workload, task.space, config, seconds, error)

@@ -103,6 +103,15 @@ def test_images_become_what_a_resize_and_a_crop_make_of_them(
         assert np.abs(made[0] - pixels(image)).max() < 1e-5
 
 
+def test_sixteen_bit_greys_keep_their_upper_eight(bundle: Path, tmp_path: Path) -> None:
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    load = runpy.run_path(str(bundle / "run.py"))["load_image"]
+    steps = {"resize": 16, "crop": 16, "mean": [0.0], "std": [1.0], "channels": "L"}
+    made = load(tmp_path / "x.png", {**steps, "interpolation": "bilinear"}, np, Image)
+    np.testing.assert_allclose(made[0, ..., 0] * 255, ramp >> 8, atol=1e-3)
+
+
 def test_an_absurdly_long_image_takes_no_absurd_memory(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "long.png").write_bytes(png((60_000, 1)))
     done = run(bundle, tmp_path / "long.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +61,53 @@ def test_an_environment_that_is_named_must_be_there(
     assert "OFATVM_RELAY_PYTHON names no interpreter" in answer.err
 
 
-def test_an_environment_without_tvm_says_what_it_lacks(
-    ofatvm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    python = tmp_path / "empty" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\n")
-    python.chmod(0o755)
-    monkeypatch.setenv(relay_env.VARIABLE, str(python))
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Name an environment that says it has these packages."""
+    python = tmp_path / "env" / "bin" / "python"
+    packages = tmp_path / "env" / "lib" / "python3.11" / "site-packages"
+
+    def make(**versions: str) -> None:
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\n")
+        python.chmod(0o755)
+        for name, version in versions.items():
+            folder = packages / f"{name.replace('-', '_')}-{version}.dist-info"
+            folder.mkdir(parents=True)
+            (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        monkeypatch.setenv(relay_env.VARIABLE, str(python))
+
     relay_versions.cache_clear()
+    yield make
+    relay_versions.cache_clear()
+
+
+ALL = dict.fromkeys((*relay_env.PACKAGES, *relay_env.SUPPORT), "0.19.0")
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({}, "lacks xtc-tvm-python-bindings"),
+        ({**ALL, "xtc-tvm-python-bindings": "0.20.0"}, "has TVM 0.20.0, --ir relay needs 0.19.x"),
+        ({**ALL, "xtc-tvm-python-bindings": "0.18.9"}, "has TVM 0.18.9, --ir relay needs 0.19.x"),
+        ({name: text for name, text in ALL.items() if name != "xgboost"}, "lacks xgboost"),
+    ],
+)
+def test_an_environment_that_does_not_serve_says_why(
+    ofatvm: Callable[..., Any],
+    made_up: Callable[..., None],
+    tmp_path: Path,
+    versions: dict[str, str],
+    said: str,
+) -> None:
+    made_up(**versions)
     answer = ofatvm("profile", "--ir", "relay", ARCH, "--workspace", tmp_path / "w")
     assert answer.code == 5
-    assert "lacks xtc-tvm-python-bindings" in answer.err
-    relay_versions.cache_clear()
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+    rows = {row["name"]: row for row in ofatvm("doctor", "--json").json["checks"]}
+    assert said in rows["TVM 0.19 (Relay)"]["found"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,18 @@ import numpy as np
 import pytest
 
 from ofatvm.arch import Arch
+from ofatvm.compiler import relay_env
 from ofatvm.compiler.link import link
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.relay import RelayKernel, RelayLibrary, pack_weights
 from ofatvm.compiler.relay_env import RelayError, RelayPool, RelayProcess, compiled
 from ofatvm.compiler.relay_plain import argument_places
 from ofatvm.device.bundle_runner import run_images
-from ofatvm.errors import CompileError
+from ofatvm.errors import CompileError, MissingInputError
 from ofatvm.graph import operator_graph
 from ofatvm.relay.about import tvm_version
 from ofatvm.relay.blocks import Blocking, argument_shapes
-from ofatvm.relay.load import program_output
+from ofatvm.relay.load import program_output, start_device
 from ofatvm.spaces import find_space
 from ofatvm.supernet.fold import folded_weights
 from tests.compiler.test_relax import error, expected, images, subnet
@@ -174,6 +176,48 @@ def test_a_process_says_what_went_wrong_and_goes_on() -> None:
             process.call(exec, "import os; os._exit(3)")
         with pytest.raises(TimeoutError, match=r"longer than 0 s"):
             process.call(exec, "import time; time.sleep(60)", timeout_s=0.3)
+        assert process.call(tvm_version) == "0.19.0"
+
+
+def test_what_no_candidate_is_to_blame_for_is_raised_as_it_was() -> None:
+    with RelayProcess() as process:
+        with pytest.raises(OSError, match="No such file"):
+            process.call(open, "/nowhere/at/all")
+        with pytest.raises(MissingInputError, match="no linker") as caught:
+            process.call(
+                exec,
+                "from ofatvm.errors import MissingInputError\n"
+                "raise MissingInputError('no linker', hint='get one')",
+            )
+    assert caught.value.hint == "get one"
+
+
+def test_a_process_that_died_is_made_ready_again() -> None:
+    with RelayProcess(2, initialise=start_device) as process:
+        with pytest.raises(RelayError, match="the process died"):
+            process.call(os._exit, 3)
+        loaders = "__import__('ofatvm.device.loaded', fromlist=['_loaders'])._loaders"
+        assert process.call(eval, f"[loader.__name__ for loader in {loaders}]") == ["load_graph"]
+
+
+def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_env, "_SOURCES", Path("/nowhere"))
+    with (
+        pytest.raises(MissingInputError, match=r"does not start: .*No module named") as caught,
+        RelayProcess() as process,
+    ):
+        process.call(tvm_version)
+    assert "doctor" in caught.value.hint
+
+
+def test_another_tvm_in_the_way_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tvm").mkdir()
+    (tmp_path / "tvm" / "__init__.py").write_text("__version__ = 'planted'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with RelayProcess() as process:
         assert process.call(tvm_version) == "0.19.0"
 
 

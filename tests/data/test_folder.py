@@ -269,6 +269,13 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     assert "\n" not in error.value.message
 
 
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, CATS_AND_DOGS)
+    os.mkfifo(folder / "cat" / "0.png")
+    with pytest.raises(DatasetError, match=r"0\.png is no file"):
+        load_dataset(folder, size=8)
+
+
 def test_an_empty_class_is_refused(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, CATS_AND_DOGS)
     (folder / "owl").mkdir()

@@ -45,7 +45,7 @@ def folder(path: Path, names: tuple[str, ...]) -> Path:
 def test_an_image_folder_must_have_the_classes_of_the_network(tmp_path: Path) -> None:
     images = load_images(folder(tmp_path / "a", CLASSES), classes=CLASSES, channels=1, size=8)
     assert images.labels.tolist() == [0, 0, 1, 1]
-    with pytest.raises(DatasetError, match="must be cat, dog, got cat, cow"):
+    with pytest.raises(DatasetError, match=r"class 1 of .* is 'cow', the network's is 'dog'"):
         load_images(folder(tmp_path / "b", ("cat", "cow")), classes=CLASSES, channels=1, size=8)
 
 
@@ -53,6 +53,19 @@ def test_more_classes_than_the_network_has_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "some.npz", [0, 2])
     with pytest.raises(DatasetError, match="has the label 2, the network knows 2 classes"):
         load_images(tmp_path / "some.npz", classes=CLASSES, channels=1, size=8)
+
+
+def test_arrays_that_name_their_classes_must_name_those_of_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    arrays = {"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 1])}
+    np.savez(path, **arrays, classes=np.array(CLASSES))
+    assert len(load_images(path, classes=CLASSES, channels=1, size=8)) == 2
+    np.savez(path, **arrays, classes=np.array(CLASSES[::-1]))
+    with pytest.raises(DatasetError, match=r"class 0 of .* is 'dog', the network's is 'cat'"):
+        load_images(path, classes=CLASSES, channels=1, size=8)
+    np.savez(path, **arrays, classes=np.array([*CLASSES, "owl"]))
+    with pytest.raises(DatasetError, match="has 3 classes, the network knows 2"):
+        load_images(path, classes=CLASSES, channels=1, size=8)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_a_training_that_was_cut_at_once_goes_on(tmp_path):
     check_out(tmp_path)
 
 
+def test_what_a_kill_left_half_written_is_no_hindrance(tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / ".weights.safetensors.4242").touch()
+    check_out(tmp_path)
+    (tmp_path / ".diary.txt.4242").touch()
+    with pytest.raises(CheckpointError, match="holds something else"):
+        check_out(tmp_path)
+
+
 def test_a_file_is_no_place_for_a_supernet(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -44,16 +44,17 @@ def test_a_closed_dimension_stays_at_its_largest():
     assert seen == {3, 5, 7}
 
 
-def test_the_sandwich_has_both_ends_at_their_resolutions_and_two_subnets_at_any():
+def test_the_sandwich_has_the_largest_at_full_resolution_and_three_others_at_any():
     (phase,) = sandwich(SPACE, 10, 0.1)
-    resolutions = set()
-    for step in range(60):
+    smallest_at, drawn_at = set(), set()
+    for step in range(150):
         largest, smallest, *drawn = phase.archs(SPACE, (1, step))
         assert largest == SPACE.largest(SPACE.resolutions[-1])
-        assert smallest == SPACE.smallest(SPACE.resolutions[0])
+        assert smallest == SPACE.smallest(smallest.resolution)
         assert len(drawn) == 2
-        resolutions |= {arch.resolution for arch in drawn}
-    assert resolutions == set(SPACE.resolutions)
+        smallest_at.add(smallest.resolution)
+        drawn_at |= {arch.resolution for arch in drawn}
+    assert smallest_at == drawn_at == set(SPACE.resolutions)
 
 
 def test_other_phases_have_one_random_resolution_a_step():

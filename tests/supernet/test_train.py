@@ -14,7 +14,7 @@ from ofatvm.errors import CheckpointError, TrainingError
 from ofatvm.events import Notice, Progress
 from ofatvm.supernet.net import Supernet
 from ofatvm.supernet.train import backward, run_key, train
-from ofatvm.supernet.training_state import FILE_NAME
+from ofatvm.supernet.training_state import FILE_NAME, load_state, save_state
 from tests.conftest import ROOT
 from tests.supernet.toy import TOY, bars, toy_config, toy_dataset
 
@@ -178,9 +178,9 @@ def test_in_place_the_others_learn_from_the_largest_alone():
 def test_an_earlier_largest_network_teaches_beside_the_labels():
     phase = toy_config("progressive", 6).phases[-1]
     teacher = Supernet(TOY, seed=9)
-    teacher.classifier.dropout.p = 0.0
     archs = (TOY.smallest(), TOY.largest())
     net, images, labels, loss, grads = gradients(phase, archs, teacher)
+    teacher.classifier.dropout.p = 0.0
     assert all(parameter.grad is None for parameter in teacher.parameters())
     net.zero_grad()
     with torch.no_grad():
@@ -194,6 +194,63 @@ def test_an_earlier_largest_network_teaches_beside_the_labels():
     assert loss == pytest.approx(losses[0].item(), rel=1e-4)
     for name, gradient in grads.items():
         torch.testing.assert_close(gradient, net.get_parameter(name).grad, rtol=1e-2, atol=1e-4)
+
+
+def test_what_the_largest_teaches_suffers_no_dropout(monkeypatch):
+    targets = []
+    loss = F.cross_entropy
+
+    def recorded(logits, target, **options):
+        targets.append(target)
+        return loss(logits, target, **options)
+
+    monkeypatch.setattr("ofatvm.supernet.train.F.cross_entropy", recorded)
+    (phase,) = toy_config().phases
+    images = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        net = Supernet(TOY, seed=0).train()
+        archs = (TOY.largest(), TOY.smallest())
+        backward(net, None, phase, archs, {12: images}, torch.arange(8) % 3, 0.1)
+    (_, first), (_, second) = targets[:2], targets[2:]
+    assert torch.equal(first, second)
+
+
+def test_a_young_average_has_forgotten_the_random_start(tmp_path):
+    config = toy_config(epochs=8)
+    plain = weights(train(DATA, TOY, config, tmp_path / "a"))
+    slow = replace(config, ema_decay=0.9999)
+    average = weights(train(DATA, TOY, slow, tmp_path / "b"))
+    start = Supernet(TOY, seed=0).state_dict()
+    name = "classifier.linear.weight"
+    moved, kept = (plain[name] - start[name]).norm(), (average[name] - start[name]).norm()
+    assert kept > 0.4 * moved
+
+
+@pytest.mark.parametrize(
+    "changes", [{"phase": -1}, {"phase": 7}, {"step": 10**9}, {"step": -1}, {"phase": 1, "step": 1}]
+)
+def test_a_state_at_a_step_that_the_run_does_not_have_is_refused(tmp_path, changes):
+    with pytest.raises(Stop):
+        train(DATA, TOY, toy_config(), tmp_path, save_seconds=0, on_event=stopping_at(3))
+    state = load_state(tmp_path, run_key(DATA, TOY, toy_config()))
+    save_state(tmp_path, replace(state, **changes))
+    with pytest.raises(CheckpointError, match="which this run does not have") as caught:
+        train(DATA, TOY, toy_config(), tmp_path)
+    assert "--fresh" in caught.value.hint
+
+
+@pytest.mark.parametrize("group", ["momentum", "average"])
+def test_a_state_with_tensors_of_another_shape_is_refused(tmp_path, group):
+    config = toy_config(ema_decay=0.9)
+    with pytest.raises(Stop):
+        train(DATA, TOY, config, tmp_path, save_seconds=0, on_event=stopping_at(3))
+    state = load_state(tmp_path, run_key(DATA, TOY, config))
+    name = "classifier.linear.weight"
+    tensors = {**state.tensors, group: {**state.tensors[group], name: torch.zeros(2)}}
+    save_state(tmp_path, replace(state, tensors=tensors))
+    with pytest.raises(CheckpointError, match="does not fit this network"):
+        train(DATA, TOY, config, tmp_path)
 
 
 def test_the_key_names_data_space_settings_and_processes():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,6 +34,25 @@ def test_another_key_is_refused(tmp_path):
     save_state(tmp_path, STATE)
     with pytest.raises(CheckpointError, match="belongs to another run"):
         load_state(tmp_path, "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("phase", "Infinity"), ("seconds", "1" + 400 * "0"), ("history", "[1]"), ("losses", "[null]")],
+)
+def test_numbers_that_are_none_are_damage(tmp_path, name, value):
+    save_state(tmp_path, STATE)
+    data = (tmp_path / FILE_NAME).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    about = json.loads(header["__metadata__"]["ofatvm-training"])
+    text = json.dumps({**about, name: "HERE"}).replace('"HERE"', value)
+    header["__metadata__"]["ofatvm-training"] = text
+    encoded = json.dumps(header).encode()
+    whole = len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
+    (tmp_path / FILE_NAME).write_bytes(whole)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_state(tmp_path, "k")
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofatvm.compiler.plan import Workload
+from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import BusyError, MissingInputError, RecordError
 from ofatvm.relay.blocks import Blocking
 from ofatvm.relay.space import Space
-from ofatvm.relay.task import task_key
+from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
-from ofatvm.tuning.relay_journal import append_trials, import_log, locked, log_line
+from ofatvm.tuning.lines import append_lines
+from ofatvm.tuning.relay_journal import Imported, import_log, locked, log_line
 from ofatvm.tuning.relay_records import (
     LOG,
     RelayTrial,
@@ -32,7 +34,7 @@ BLOCKING = Blocking(8, 8)
 WORKLOAD = Workload("pointwise", (7, 7, 64), (7, 7, 32), activation="relu")
 KEY = task_key(WORKLOAD)
 TARGET = Target(name="toy", mcpu="znver3")
-SPACE = Space((), "llvm -keys=cpu -mcpu=znver3", "0.19.0")
+SPACE = Space((), "[]", "llvm -keys=cpu -mcpu=znver3", "0.19.0")
 
 
 def config(width: int, cut: tuple[int, int] = (8, 8)) -> str:
@@ -103,8 +105,8 @@ def test_the_best_is_the_best_median_of_what_was_timed_most_often() -> None:
     ]
     assert best_trials(trials, BLOCKING) == {KEY: RelayTrial(KEY, config(7), 4e-6)}
     # One that was confirmed later is no worse for having been timed less often than others.
-    trials += [RelayTrial(KEY, config(7), 4e-6)] * 2 + [RelayTrial(KEY, config(14), 3e-6)] * 3
-    assert best_trials(trials, BLOCKING) == {KEY: RelayTrial(KEY, config(14), 3e-6)}
+    trials += [RelayTrial(KEY, config(7), 4e-6)] * 2 + [RelayTrial(KEY, config(5), 3e-6)] * 3
+    assert best_trials(trials, BLOCKING) == {KEY: RelayTrial(KEY, config(5), 3e-6)}
     assert best_trials(trials[:1], BLOCKING) == {KEY: RelayTrial(KEY, config(1), 1e-9)}
 
 
@@ -140,7 +142,7 @@ def test_records_of_another_target_of_that_name_are_not_used(tmp_path: Path) -> 
 def test_a_torn_line_costs_that_line_alone(tmp_path: Path) -> None:
     log = write(tmp_path, line(), line())
     log.write_bytes(log.read_bytes()[:-40])
-    append_trials(log, [line(3e-5).decode() + "\n"])
+    append_lines(log, [line(3e-5).decode() + "\n"])
     trials, damaged = read_log(log)
     assert damaged == 1
     assert [trial.seconds for trial in trials] == [1e-5, 3e-5]
@@ -151,18 +153,127 @@ def test_a_log_is_imported_once(tmp_path: Path) -> None:
     shared = line()
     source = write(tmp_path / "theirs", shared, foreign, b"nonsense", line(2e-5))
     own = write(tmp_path / "own", shared)
-    assert import_log(source, own) == (1, 2)
-    assert import_log(source, own) == (0, 2)
+    assert import_log(source, own, TARGET) == Imported(1, 2, 0)
+    assert import_log(source, own, TARGET) == Imported(0, 2, 0)
     assert [trial.seconds for trial in read_log(own)[0]] == [1e-5, 2e-5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "llvm -keys=arm_cpu,cpu -mcpu=cortex-a72",
+        "llvm",
+        "cuda -arch=sm_87",
+        "llvm -mcpu=znver3 -mattr=+avx512f",
+        "",
+    ],
+)
+def test_trials_of_another_cpu_are_not_taken(tmp_path: Path, text: str) -> None:
+    template, arguments = task_of(WORKLOAD)
+    source = write(tmp_path / "theirs", line(), line(input=[text, template, arguments, {}]))
+    assert import_log(source, tmp_path / LOG, TARGET) == Imported(1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "same"),
+    [
+        (2, 1, True),
+        (3, 0, True),
+        (3, [0, 0], True),
+        (4, 1, True),
+        (2, [], False),
+        (2, [1, 2], False),
+        (2, [1.0, 1.0], False),
+        (3, [0, 0, 1, 0], False),
+        (3, None, False),
+        (0, ["TENSOR", [1, 64.0, 7, 7], "float32"], False),
+        (0, ["TENSOR", [1, None, 7, 7], "float32"], False),
+        (0, ["TENSOR", [1, "a_b", 7, 7], "float32"], False),
+        (0, ["TENSOR", [1, 10**400, 7, 7], "float32"], False),
+        (1, ["TENSOR", [32, 64, 0, 0], "float32"], False),
+    ],
+)
+def test_tasks_are_recognised_however_their_arguments_are_written(
+    place: int, value: Any, same: bool
+) -> None:
+    template, arguments = task_of(WORKLOAD)
+    arguments[place] = value
+    found = parse_line(line(input=["llvm -mcpu=znver3", template, arguments, {}]))
+    assert found == ([RelayTrial(KEY, config(7), 1e-5)] if same else [])
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(10**400),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(-2, 99), max_size=5),
+)
+
+
+@given(st.data())
+def test_lines_with_anything_anywhere_are_read(data: st.DataObject) -> None:
+    value = json.loads(line())
+    spot = value
+    while isinstance(spot, dict | list) and spot:
+        keys = sorted(spot) if isinstance(spot, dict) else range(len(spot))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(spot[key], dict | list) or data.draw(st.booleans()):
+            spot[key] = data.draw(ODD)
+            break
+        spot = spot[key]
+    for trial in parse_line(json.dumps(value).encode()) or []:
+        best_trials([trial], BLOCKING)
+
+
+def test_a_lone_surrogate_is_damage() -> None:
+    assert parse_line(line().replace(b"znver3", b"zn\xed\xa0\x80")) is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [["tile_ic", "sp", [-1, 8]], ["tile_oc", "sp", [-1, 8]]],
+        [*json.loads(config(7)), ["unroll_kw", "ot", True]],
+        json.loads(config(0)),
+        json.loads(config(8)),
+        [*json.loads(config(7))[:3], ["tile_oh", "ot", 0]],
+        [*json.loads(config(7))[:3], ["tile_oh", "sp", [-1, 99]]],
+    ],
+)
+def test_configs_that_are_no_points_of_the_template_are_not_used(broken: list[Any]) -> None:
+    assert not best_trials([RelayTrial(KEY, json.dumps(broken), 1e-9)], BLOCKING)
+
+
+def test_a_config_that_failed_last_is_out() -> None:
+    trials = [RelayTrial(KEY, config(7), 1e-9), RelayTrial(KEY, config(1), 1e-6)]
+    failed = [*trials, RelayTrial(KEY, config(7), None)]
+    assert best_trials(failed, BLOCKING) == {KEY: trials[1]}
+    assert best_trials([*failed, trials[0]], BLOCKING) == {KEY: trials[0]}
+    assert not best_trials([trials[0], failed[-1]], BLOCKING)
+
+
+def test_a_family_s_records_of_other_vectors_are_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "family" / "relay"
+    write(folder, line())
+    (folder / "target.json").write_text(
+        json.dumps({"unit": {"lanes": 8, "registers": 16, "threads": 1}})
+    )
+    target = replace(TARGET, family=("family",))
+    narrow, wide = VectorUnit(8, 16, 1), VectorUnit(16, 32, 1)
+    assert find_relay_records(target, [tmp_path], BLOCKING, narrow).configs == {KEY: config(7)}
+    assert not find_relay_records(target, [tmp_path], BLOCKING, wide).configs
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "notes.txt"
     source.write_text("dear diary\n")
     with pytest.raises(RecordError, match=r"notes\.txt holds no record of AutoTVM"):
-        import_log(source, tmp_path / LOG)
+        import_log(source, tmp_path / LOG, TARGET)
     with pytest.raises(MissingInputError, match="no AutoTVM log"):
-        import_log(tmp_path / "missing", tmp_path / LOG)
+        import_log(tmp_path / "missing", tmp_path / LOG, TARGET)
 
 
 def test_two_processes_do_not_tune_into_one_folder(tmp_path: Path) -> None:

@@ -97,7 +97,13 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
     warnings.simplefilter("error", image_module.DecompressionBombWarning)
     try:
         with image_module.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert(steps["channels"])
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # of 16 bits the upper 8 count, as in training
+                levels = np.asarray(image).astype(np.int64) >> 8
+                image = image_module.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+            elif image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            image = image.convert(steps["channels"])
     except UnidentifiedImageError:
         fail(f"{path} is not an image that Pillow reads", 2)
     except (

@@ -1,0 +1,29 @@
+"""Files are replaced whole, and what killed writers left is recognised and swept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ofatvm.files import intended_name, remove_leftovers, replace_file
+
+
+def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a.txt", b"one")
+    replace_file(tmp_path / "a.txt", b"two")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"two"}
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead, living = tmp_path / ".a.txt.999999999", tmp_path / f".a.txt.{os.getpid()}"
+    others = [tmp_path / ".hidden", tmp_path / "b.txt.999999999"]
+    for path in (dead, living, *others):
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in (living, *others)}
+    remove_leftovers(tmp_path / "none")
+
+
+def test_names_that_files_will_have() -> None:
+    assert intended_name(".a.txt.12") == "a.txt"
+    assert [intended_name(name) for name in ("a.txt", ".git", ".a.b")] == ["a.txt", ".git", ".a.b"]
