@@ -67,6 +67,8 @@ def options_from_words(words: list[str]) -> dict[str, Any]:
         words = words[1:]
     for word in join_words(words):
         match = re.fullmatch(r"--?([A-Za-z][A-Za-z0-9_-]*)=(\S+)", word)
+        if match and match[1] in _TVMS_OWN:
+            continue
         if not match or match[1] not in WORD_OPTIONS:
             option = match[1] if match else word.lstrip("-").partition("=")[0]
             hint = f"options are {_SHOWN}" if option in WORD_OPTIONS else _option_hint(option)
@@ -96,11 +98,20 @@ def _option_hint(option: str) -> str:
 def options_from_json(text: str, tags: TagOptions | None) -> dict[str, Any]:
     """Options from TVM's JSON, whose `tag` is looked up."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         reason = "".join(c if c.isprintable() else "?" for c in str(error))[:200]
         raise TargetError(f"target is not valid JSON: {text[:60]!r} ({reason})") from None
     return options_of_tvm(value, tags)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TargetError(f"{twice[:60]!r} is given twice in the target's JSON")
+    return found
 
 
 def options_of_tvm(value: Mapping[str, Any], tags: TagOptions | None) -> dict[str, Any]:
@@ -121,7 +132,7 @@ def options_of_tvm(value: Mapping[str, Any], tags: TagOptions | None) -> dict[st
     if isinstance(host, str) and host.strip().startswith(("llvm", "-")):
         host = options_from_words(host.split())
     if isinstance(host, Mapping):
-        options["host"] = host = options_of_tvm(host, None)
+        options["host"] = host = options_of_tvm(host, tags)
         if options.get("kind", "llvm") == "llvm":
             # A CPU is its own host. TVM repeats it in some tags.
             if any(host.get(key) != options.get(key) for key in ("mcpu", "mtriple")):

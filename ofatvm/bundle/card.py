@@ -115,8 +115,8 @@ driver and `libtvm_runtime_cuda.so` beside `libtvm_runtime.so`. Where TVM's whee
 none, build TVM's runtime from source with CUDA, in the versions below. Without a GPU, `run.py` ends
 with one line that says so.
 """
-_NOT_HERE = """. Without
-running it on such a GPU, `verify` checks everything but the output and the latency, and says so"""
+_NOT_HERE = """. `verify`
+never runs GPU code, and says of output and latency that it did not; `run.py` on the board does"""
 
 
 def _under_qemu(manifest: Manifest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -121,6 +122,12 @@ def check_cpu(target: Target) -> None:
         name = attribute[1:]
         if name in universe and (group != "riscv64" or name in _RISCV):
             continue
+        elsewhere = [other for other in TRIPLES if other != text and name in _attributes(other)]
+        if elsewhere:
+            raise TargetError(
+                f"{attribute!r} is an attribute of {elsewhere[0]}, not of {text}",
+                hint="leave it out, or give a CPU of that kind",
+            )
         raise TargetError(
             f"LLVM knows no attribute {attribute!r} for {target.mtriple or 'this machine'}",
             hint=nearest(name, universe & _RISCV if group == "riscv64" else universe)
@@ -146,13 +153,21 @@ def _check_gpu(target: Target) -> None:
             hint="-arch=sm_87 is a Jetson Orin, -arch=sm_86 a GeForce RTX 3090",
         )
     if target.arch not in GPU_ARCHITECTURES:
-        raise TargetError(
-            f"no GPU architecture {target.arch!r}",
-            hint=nearest(target.arch, GPU_ARCHITECTURES) or "architectures are like sm_87",
-        )
+        raise TargetError(f"no GPU architecture {target.arch!r}", hint=_near_gpu(target.arch))
     if target.host is None:
         raise TargetError(f"cuda target {target.name} names no host")
     check_cpu(target.host)
+
+
+def _near_gpu(arch: str) -> str:
+    """A GPU's name says how old it is: before the first and after the last there are none."""
+    numbers = {int(re.sub(r"\D", "", name)): name for name in GPU_ARCHITECTURES}
+    given = re.fullmatch(r"sm_(\d{1,4})[af]?", arch)
+    if given and int(given[1]) < min(numbers):
+        return f"the oldest is {numbers[min(numbers)]}"
+    if given and int(given[1]) > max(numbers):
+        return f"the newest is {numbers[max(numbers)]}"
+    return nearest(arch, GPU_ARCHITECTURES) or "architectures are like sm_87"
 
 
 def _check_abi(target: Target, triple: Triple, has: frozenset[str]) -> None:
@@ -298,8 +313,12 @@ def _refuse_cpu(target: Target, known: Iterable[str]) -> NoReturn:
 
 def _near_cpu(mcpu: str, known: Iterable[str]) -> str:
     names = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(mcpu, [n for n in names if mcpu in n] or names, 1, 0.0)
-    return f"the nearest name is {near[0]}" if near else ""
+    if re.fullmatch(r"sm_\d+[af]?", mcpu):
+        return f"a GPU is cuda -arch={mcpu}"
+    near = difflib.get_close_matches(mcpu, [n for n in names if mcpu in n] or names, 1, 0.5)
+    if near:
+        return f"the nearest name is {near[0]}"
+    return "`ofatvm targets list` shows boards and their CPUs"
 
 
 def _has(built: tvm.target.Target, features: Iterable[str]) -> bool:

@@ -24,7 +24,14 @@ from ofatvm.compiler.isa import (
 )
 from ofatvm.compiler.triple import Triple, parse_triple
 from ofatvm.errors import TargetError
-from ofatvm.target import Target, load_target, read_target, shipped, target_from_dict
+from ofatvm.target import (
+    MAX_CORES,
+    Target,
+    load_target,
+    read_target,
+    shipped,
+    target_from_dict,
+)
 from ofatvm.target_text import nearest
 
 # Host detection says this of every CPU of that level, whether or not LLVM would split its vectors.
@@ -68,6 +75,8 @@ def tag_options(tag: str) -> Mapping[str, Any]:
             hint=nearest(tag, known) or "tags are like raspberry-pi/4b-aarch64",
         )
     options: dict[str, Any] = json.loads(str(tvm.target.Target(tag)))
+    if str(options.get("mtriple", "")).startswith("riscv64"):
+        options.pop("mfloat-abi", None)  # TVM's tags say it of RISC-V, where LLVM has none
     return options
 
 
@@ -76,7 +85,12 @@ def complete(name: str, options: Mapping[str, Any]) -> Target:
 
     `name` is empty where the user gave none.
     """
-    given = target_from_dict(options, name=name)
+    if "threads" in options and ("num-cores" not in options or options.get("kind") == "cuda"):
+        # Checked for what it is here, and against the cores once those are known.
+        target_from_dict({"threads": options["threads"], "num-cores": MAX_CORES}, name="any")
+        given = target_from_dict({**options, "threads": 0}, name=name)
+    else:
+        given = target_from_dict(options, name=name)
     if given.kind == "cuda":
         return _complete_gpu(given, options)
     target, said, alike = _complete_cpu(given, options, named=bool(name))
@@ -110,8 +124,8 @@ def _with_architecture(target: Target, *, named: bool) -> tuple[Target, list[str
     else:
         triple = parse_triple(native_triple())
     mtriple = written(triple)
-    if not target.mtriple and mtriple:
-        said.append(f"mtriple {mtriple}, as {target.mcpu or 'this machine'} is such a CPU")
+    if not target.mtriple and (mtriple or not target.mcpu):
+        said.append(f"mtriple {triple}, as {target.mcpu or 'this machine'} is such a CPU")
     name = target.name
     if not named and target.mcpu and homes and target.mtriple:
         # The folder of records of that name is for the CPU's own architecture.
@@ -200,19 +214,22 @@ def _complete_gpu(given: Target, options: Mapping[str, Any]) -> Target:
     """A cuda target with host and limits."""
     said: list[str] = []
     target = replace(given, limits=())
-    if given.host is not None:
-        host, filled, _ = _complete_cpu(given.host, options["host"], named=False)
+    named: Mapping[str, Any] = options.get("host") or {}
+    mcpu, cores = JETSON_HOSTS.get(given.arch.rstrip("af"), ("", 0))
+    usual = {"mcpu": mcpu, "num-cores": cores} if mcpu else {}
+    if "mtriple" in named or named.get("mcpu", mcpu) != mcpu:
+        usual = {}
+    missing = {key: value for key, value in usual.items() if key not in named}
+    if missing:
+        listed = ", ".join(f"{key} {value}" for key, value in missing.items())
+        said.append(f"host {listed}, as on Jetsons with {given.arch}")
+    if named or usual:
+        both = {**usual, **named}
+        host, filled, _ = _complete_cpu(target_from_dict(both, name=""), both, named=False)
         said += [f"host {sentence}" for sentence in filled]
     else:
-        mcpu, cores = JETSON_HOSTS.get(given.arch.rstrip("af"), ("", 0))
-        if mcpu:
-            options_of_host = {"mcpu": mcpu, "num-cores": cores}
-            built = target_from_dict(options_of_host, name="")
-            host, _, _ = _complete_cpu(built, options_of_host, named=False)
-            said.append(f"host {mcpu} with {cores} cores, as on Jetsons with {given.arch}")
-        else:
-            host = host_target()
-            said.append(f"host {host.mcpu} with {host.num_cores} cores, as on this machine")
+        host = host_target()
+        said.append(f"host {host.mcpu} with {host.num_cores} cores, as on this machine")
     target = replace(target, host=host, num_cores=host.num_cores)
     target = target.with_threads(options.get("threads", 0))
     check_cpu(target)
@@ -222,10 +239,10 @@ def _complete_gpu(given: Target, options: Mapping[str, Any]) -> Target:
     defaults = dict(GPU_DEFAULTS)
     if given.arch in FEWER_REGISTERS:
         defaults["registers_per_block"] //= 2
-    missing = {key: number for key, number in defaults.items() if key not in limits}
-    if missing:
-        listed = ", ".join(f"{key} {number}" for key, number in missing.items())
+    unsaid = {key: number for key, number in defaults.items() if key not in limits}
+    if unsaid:
+        listed = ", ".join(f"{key} {number}" for key, number in unsaid.items())
         said.append(f"{listed}, as CUDA has for {given.arch}")
     family = given.family or ((given.arch,) if given.name != given.arch else ())
-    everything = tuple(sorted((limits | missing).items()))
+    everything = tuple(sorted((limits | unsaid).items()))
     return replace(target, limits=everything, family=family, filled=tuple(said))

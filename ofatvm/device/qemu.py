@@ -23,6 +23,7 @@ import numpy as np
 from ofatvm.compiler.link import find_compiler, gnu_prefix, run_tool
 from ofatvm.compiler.relay_env import relay_package
 from ofatvm.device.bundle_runner import how_it_ended, last_line, run_to_end, tail
+from ofatvm.device.cpu_features import needed_features
 from ofatvm.device.runtime import library_names, tvm_runtime, why_no_runtime
 from ofatvm.elf import machine_of, read_elf
 from ofatvm.errors import BundleError, CompileError, MeasurementError, MissingInputError
@@ -105,6 +106,12 @@ def packages(triple: str) -> tuple[str, str]:
     return "qemu-user", f"libc6-{name}-cross libstdc++6-{name}-cross"
 
 
+def not_executed(target: Target) -> str:
+    """What of a target's code qemu-user does not execute, in a sentence; empty if nothing."""
+    wide = [name for name in needed_features(target) if name.startswith("avx512")]
+    return f"qemu executes no AVX-512 ({wide[0]})" if wide else ""
+
+
 def why_not_emulated(target: Target, ir: Ir = "relax") -> str:
     """What this machine lacks for running a target's code under qemu; empty if nothing.
 
@@ -119,6 +126,8 @@ def why_not_emulated(target: Target, ir: Ir = "relax") -> str:
         lacking.append(emulator_name(machine))
     if find_sysroot(triple) is None:
         lacking.append(f"the C library of {machine}")
+    if reason := not_executed(target):
+        return reason
     if lacking:
         what, way = " and ".join(lacking), " ".join(packages(triple))
         return f"this machine lacks {what} (apt-get install {way})"

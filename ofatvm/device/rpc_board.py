@@ -488,10 +488,18 @@ def processor_ticks(process: int) -> int:
         return -1
 
 
-def receive(connection: socket.socket, count: int) -> bytes:
-    """So many bytes; OSError if the other end closes or is silent for a while."""
+def receive(connection: socket.socket, count: int, until: float | None = None) -> bytes:
+    """So many bytes; OSError if the other end closes or is silent for a while.
+
+    All of them must have come by the moment `until` of `time.monotonic()`: else TimeoutError.
+    """
     parts = bytearray()
     while len(parts) < count:
+        if until is not None:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("it drips")
+            connection.settimeout(left_s)
         part = connection.recv(count - len(parts))
         if not part:
             raise OSError("connection closed")

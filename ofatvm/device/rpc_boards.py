@@ -7,8 +7,9 @@ goes on while one board lives. Which board a slot gets is the tracker's choice.
 Only a board's explicit answer, or a board that is seen to be well again, puts a failure down to the
 job. After a connection broke or a call took too long, the slot takes the board anew, runs the
 calibration kernels on it and asks how the session ended (our own server knows; of TVM's plain one
-its being well must do). A job whose session ended for no reason of its own is put back; when that
-happens again and again, the run stops rather than blame anyone.
+its being well must do). If another board comes first, the job is put back, and is to blame if it
+breaks a session there, too, while boards are well. A job whose session ended for no reason of its
+own is put back; when that happens again and again, the run stops rather than blame anyone.
 
 `timeout_s` is how long boards may be silent: half of it for a call, the rest for finding a board
 that lives. When none does, DeviceError is raised.
@@ -37,6 +38,8 @@ TIMEOUT_S = 120.0
 LOOK_S = 0.05
 PAUSE_S = 0.3
 MOST_LOSSES = 5
+RETURN_S = 4.0
+"""How long a board that lost a session may take to be offered again before others are asked."""
 OWN_ENDS = ("closed", "hung", "expired")
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -135,6 +138,7 @@ class BoardPool:
         self._pending: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[int, Done | Failed]] = queue.SimpleQueue()
         self._lost: dict[int, int] = {}
+        self._broke: dict[int, set[str]] = {}
 
     def __enter__(self) -> BoardPool:
         """Look whether there is a tracker that knows such boards; DeviceError if not."""
@@ -195,7 +199,7 @@ class BoardPool:
         while len(self._slots) < boards:
             self._slots.append(_Slot())
         self._stop.clear()
-        self._fatal, self._lost = None, {}
+        self._fatal, self._lost, self._broke = None, {}, {}
         self._pending, self._results = queue.SimpleQueue(), queue.SimpleQueue()
         for number, job in enumerate(jobs):
             self._pending.put((number, job))
@@ -239,8 +243,8 @@ class BoardPool:
         except CallError as error:
             if self._stop.is_set():
                 slot.drop()
-            elif self._to_blame(slot, error):
-                self._results.put((number, Failed(error.text)))
+            elif fault := self._fault(slot, number, error):
+                self._results.put((number, Failed(fault)))
             else:
                 self._put_back(number, (function, arguments), error)
         else:
@@ -258,31 +262,47 @@ class BoardPool:
             )
         self._pending.put((number, job))
 
-    def _to_blame(self, slot: _Slot, error: CallError) -> bool:
-        """Whether a job's failure is its own fault; the slot may have lost its board after this."""
+    def _fault(self, slot: _Slot, number: int, error: CallError) -> str:
+        """What a job did wrong, or nothing if its failure is not known to be its own fault.
+
+        The slot may have lost its board after this.
+        """
         if error.trouble == "error":
             try:
                 self._check(slot)
             except CallError as trouble:
                 self._note(slot, trouble)
-                return False
-            return True
+                return ""
+            return error.text
         board, key = slot.board, slot.key
         slot.drop()
+        if not self._back(slot, board):
+            return ""
+        if slot.board != board:
+            broke = self._broke.setdefault(number, set())
+            broke.add(board)
+            return error.text if len(broke) > 1 else ""
+        if "ends" not in slot.described:
+            return error.text
+        end = str(slot.described["ends"].get(key, ""))
+        if end.startswith("crashed"):
+            return end
+        own = OWN_ENDS if error.trouble == "timeout" else ("hung", "expired")
+        return error.text if end in own else ""
+
+    def _back(self, slot: _Slot, board: str) -> bool:
+        """Take the board anew, or, where it is not offered soon, another; whether one was found."""
+        started = time.monotonic()
         # A plain TVM server holds on to a hung session until the session's time is over.
         patience_s = self.timeout_s / 4 + 3 if "ends" in slot.described else self.timeout_s / 2
-        until = min(time.monotonic() + patience_s, self._alive_at + self.timeout_s)
-        while not self._connect(slot, until):
+        until = min(started + patience_s, self._alive_at + self.timeout_s)
+        while True:
+            if self._connect(slot, until):
+                if slot.board == board or time.monotonic() > started + RETURN_S:
+                    return True
+                slot.drop()
             if self._stop.wait(PAUSE_S) or time.monotonic() > until:
                 return False
-        if slot.board != board:
-            return False
-        if "ends" not in slot.described:
-            return True
-        end = str(slot.described["ends"].get(key, ""))
-        if error.trouble == "timeout":
-            return end in OWN_ENDS or end.startswith("crashed")
-        return end in ("hung", "expired") or end.startswith("crashed")
 
     def _usable(self, slot: _Slot) -> bool:
         """Whether the slot has a session with time left for a call, or now has a new one."""

@@ -29,6 +29,15 @@ KERNEL = Workload("pointwise", (14, 14, 112), (14, 14, 112), activation="relu")
 PLAIN = {
     "x86_64": Target(name="any-x86-64", mtriple="x86_64-linux-gnu", mcpu="x86-64"),
     "aarch64": Target(name="any-aarch64", mtriple="aarch64-linux-gnu", mcpu="cortex-a53"),
+    "armv7l": Target(
+        name="any-armv7", mtriple="armv7-linux-gnueabihf", mcpu="cortex-a9", mfloat_abi="hard"
+    ),
+    "riscv64": Target(
+        name="any-riscv64",
+        mtriple="riscv64-linux-gnu",
+        mattr=("+a", "+c", "+d", "+f", "+m"),
+        mabi="lp64d",
+    ),
 }
 
 

@@ -44,7 +44,7 @@ def boards_of(tracker: tuple[str, int]) -> list[Boards]:
             str(key): (int(queue["free"]), int(queue["pending"]))
             for key, queue in answer[1]["queue_info"].items()
         }
-    except (TypeError, KeyError, IndexError, ValueError, AttributeError):
+    except (TypeError, KeyError, IndexError, ValueError, AttributeError, OverflowError):
         raise _no_tracker(tracker, "it answers nonsense") from None
     names = sorted({*keys, *(key for key, (_, waiting) in queues.items() if waiting)})
     return [Boards(name, keys.count(name), *queues.get(name, (0, 0))) for name in names]
@@ -66,7 +66,7 @@ def request_board(
     try:
         _, (host, port, match_key) = answer
         return str(host), int(port), str(match_key)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _no_tracker(tracker, "it answers nonsense") from None
 
 
@@ -77,13 +77,17 @@ def _connection(tracker: tuple[str, int], limit_s: float | None = None) -> Any:
         limit_s = ANSWER_S if limit_s is None else max(0.1, limit_s)
         with socket.create_connection(tracker, timeout=limit_s) as connection:
             connection.sendall(struct.pack("<i", TRACKER_MAGIC))
-            if receive(connection, 4) != struct.pack("<i", TRACKER_MAGIC):
+            if receive(connection, 4, time.monotonic() + limit_s) != struct.pack(
+                "<i", TRACKER_MAGIC
+            ):
                 raise _no_tracker(tracker, "something else listens there")
             yield connection
     except TimeoutError:
         raise _no_tracker(tracker, "it does not answer") from None
     except OSError as error:
         raise _no_tracker(tracker, (error.strerror or str(error)).lower()) from None
+    except UnicodeError:
+        raise _no_tracker(tracker, "there is no such host") from None
     except ValueError:
         raise _no_tracker(tracker, "it answers nonsense") from None
 
@@ -99,10 +103,14 @@ def _send(connection: socket.socket, question: Any) -> None:
 
 
 def _answer(connection: socket.socket) -> Any:
-    length = struct.unpack("<i", receive(connection, 4))[0]
+    until = time.monotonic() + ANSWER_S
+    length = struct.unpack("<i", receive(connection, 4, until))[0]
     if not 0 < length < LONGEST:
         raise ValueError("not a tracker's answer")
-    return json.loads(receive(connection, length))
+    try:
+        return json.loads(receive(connection, length, until))
+    except (RecursionError, UnicodeDecodeError):
+        raise ValueError("not a tracker's answer") from None
 
 
 def _no_tracker(tracker: tuple[str, int], reason: str) -> DeviceError:

@@ -242,6 +242,7 @@ def search_key(
 ) -> str:
     """A name for everything that decides a search's outcome but the machine's noise."""
     parts: list[object] = [
+        setup.target.name,
         setup.target.fingerprint,
         setup.target.threads,
         setup.space.name,
@@ -252,7 +253,7 @@ def search_key(
     if supernet is not None:
         parts.append(supernet.files[WEIGHTS])
     if setup.device != LOCAL:
-        parts.append(setup.device)
+        parts += [setup.device, repr(setup.target.machine)]
     if setup.ir != "relax":
         parts.append(setup.ir)
     return "search-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -21,6 +21,7 @@ from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import CompileError, MissingInputError, TargetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
+from ofatvm.measurement import Kind
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.device_choice import SIMULATED, choose_device, require_relay
 from ofatvm.road import Ir
@@ -89,6 +90,11 @@ class Setup:
     def linked(self) -> bool:
         """Whether the device runs linked libraries; a simulation links for itself."""
         return self.device != SIMULATED
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the device's times are measured or simulated."""
+        return "simulated" if self.device == SIMULATED else "measured"
 
     @property
     def resolution(self) -> int:

@@ -57,7 +57,7 @@ def tune_space(
         uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
     with Journal.open(folder) as journal:
-        write_owner(folder, setup.target, unit)
+        write_owner(folder, setup.target, unit, setup.kind)
         if journal.damaged:
             on_event(
                 Notice(

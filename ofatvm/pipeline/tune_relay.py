@@ -53,7 +53,7 @@ def tune_relay_space(
         uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
     with locked(folder) as log:
-        write_owner(folder, setup.target, setup.vectors, road_versions("relay"))
+        write_owner(folder, setup.target, setup.vectors, setup.kind, road_versions("relay"))
         if import_from is not None:
             found = import_log(import_from, log, setup.target)
             on_event(

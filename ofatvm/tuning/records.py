@@ -22,6 +22,7 @@ from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
+from ofatvm.measurement import Kind
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal, Trial
 
@@ -115,14 +116,37 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def check_owner(folder: Path, target: Target) -> None:
-    """Raise RecordError if the folder's records were tuned for another target than this."""
+def check_owner(folder: Path, target: Target, unit: VectorUnit, kind: Kind) -> None:
+    """Raise RecordError if new trials cannot stand beside those of the folder.
+
+    They can if they are of the same target, on as many threads, and measured or simulated alike.
+    """
+    hint = "give another --tuning-logs folder; tuning starts from what is known"
     owner = read_owner(folder)
+    if owner is None:
+        return
     if not belongs_to(owner, target):
         raise RecordError(
-            f"{folder} holds records of {owner}, not of {target.to_dict()}",
-            hint="give another --tuning-logs folder",
+            f"{folder} holds records of {owner}, not of {target.to_dict()}", hint=hint
         )
+    threads, kept = read_unit(folder).threads, read_kind(folder)
+    if threads != unit.threads:
+        raise RecordError(
+            f"{folder} holds trials of {threads} threads, this run has {unit.threads}", hint=hint
+        )
+    if kept not in (kind, ""):
+        raise RecordError(f"{folder} holds {kept} trials, those of this run are {kind}", hint=hint)
+
+
+def read_kind(folder: Path) -> str:
+    """Whether a folder's trials are measured or simulated; empty if it does not say."""
+    path = folder / TARGET_FILE
+    try:
+        return str(json.loads(path.read_bytes()).get("kind", ""))
+    except FileNotFoundError:
+        return ""
+    except (ValueError, AttributeError, RecursionError):
+        raise RecordError(f"{path} is damaged", hint="restore it") from None
 
 
 def belongs_to(owner: dict[str, Any] | None, target: Target) -> bool:
@@ -151,13 +175,15 @@ def write_owner(
     folder: Path,
     target: Target,
     unit: VectorUnit,
+    kind: Kind,
     versions: Mapping[str, str] | None = None,
 ) -> None:
     """Say in the folder what is tuned there, on what machine and with what.
 
-    `versions` are those of the compiler; TVM's of this process unless given.
+    `kind` says whether trials are measured or simulated; `versions` are those of the compiler,
+    TVM's of this process unless given. RecordError if the folder holds others' trials.
     """
-    check_owner(folder, target)
+    check_owner(folder, target, unit, kind)
     if versions is None:
         versions = {name: metadata.version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
     value = {
@@ -165,6 +191,7 @@ def write_owner(
         "target": target.to_dict(),
         "fingerprint": target.fingerprint,
         "unit": asdict(unit),
+        "kind": kind,
         "tuned_on": platform.processor() or platform.machine(),
         "versions": dict(versions),
     }

@@ -97,6 +97,46 @@ def test_what_was_filled_in_is_shown(ofatvm: Ofatvm) -> None:
     assert "filled in" not in ofatvm("targets", "show", "raspberry-pi-4").out
 
 
+def test_a_jetson_keeps_its_cpu_whatever_else_is_said_of_it(ofatvm: Ofatvm) -> None:
+    words = ("targets", "show", "cuda", "-arch=sm_87", "-num-cores=4")
+    answer = ofatvm(*words, "--json").json["target"]
+    host = answer["tvm"]["host"]
+    assert (host["mcpu"], host["mtriple"]) == ("cortex-a78", "aarch64-linux-gnu")
+    assert host["num-cores"] == answer["threads"] == 4
+    assert "host mcpu cortex-a78, as on Jetsons with sm_87" in ofatvm(*words).out
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [
+        ('mcpu = "cortex-a72"\nthreads = 2\n', 2),
+        ('kind = "cuda"\narch = "sm_87"\nthreads = 4\n', 4),
+    ],
+)
+def test_threads_may_be_given_without_cores(
+    ofatvm: Ofatvm, tmp_path: Path, text: str, threads: int
+) -> None:
+    (tmp_path / "board.toml").write_text(text)
+    answer = ofatvm("targets", "show", tmp_path / "board.toml", "--json")
+    assert answer.json["target"]["threads"] == threads
+    (tmp_path / "board.toml").write_text(text.replace(f"= {threads}", "= 100"))
+    answer = ofatvm("targets", "show", tmp_path / "board.toml")
+    assert answer.code == 2
+    assert "100 threads on a target of" in answer.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "llvm -device=arm_cpu -keys=arm_cpu,cpu -mtriple=aarch64-linux-gnu -mattr=+neon",
+        "riscv/licheepi3a",
+        '{"kind":"cuda","arch":"sm_87","host":{"tag":"raspberry-pi/4b-aarch64"}}',
+    ],
+)
+def test_what_tvm_itself_writes_is_taken(ofatvm: Ofatvm, text: str) -> None:
+    assert ofatvm("targets", "show", text).code == 0
+
+
 def test_a_gpu_is_shown_with_its_host(ofatvm: Ofatvm) -> None:
     answer = ofatvm("targets", "show", "cuda", "-arch=sm_87", "--json")
     assert answer.json["target"]["tvm"]["host"]["mcpu"] == "cortex-a78"
@@ -179,6 +219,15 @@ def test_this_machine(ofatvm: Ofatvm) -> None:
         (("show", "{}"), None),
         (("show", "llvm", "-mcpu=cortex-a27"), "the nearest name is cortex-a7"),
         (("show", "llvm", "-mcp=x"), "cannot read '-mcp=x'"),
+        (("show", "llvm", "-mcpu=sm_87"), "a GPU is cuda -arch=sm_87"),
+        (("show", "llvm", "-mcpu=bcm2711"), "`ofatvm targets list` shows boards and their CPUs"),
+        (
+            ("show", "llvm", "-mcpu=cortex-a72", "-mattr=+avx2"),
+            "'+avx2' is an attribute of x86_64-linux-gnu, not of aarch64-linux-gnu",
+        ),
+        (("show", "cuda", "-arch=sm_35"), "the oldest is sm_50"),
+        (("show", "cuda", "-arch=sm_999"), "the newest is sm_"),
+        (("show", '{"kind": "llvm", "kind": "cuda"}'), "'kind' is given twice"),
         (("show", "cuda"), "needs the GPU's architecture"),
         (("show", "nvidia/jetson"), "no file and no TVM target tag"),
         (("list", "x86-64-v3"), "targets list takes no name"),

@@ -38,7 +38,7 @@ def start(ofatvm: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pipeline, "tune", tune)
     target = parse_target("x86-64-v2")
     with Journal.open(tmp_path / "tuning_logs" / target.name) as journal:
-        write_owner(journal.folder, target, UNIT)
+        write_owner(journal.folder, target, UNIT, "measured")
         journal.append([Trial(SMALL.key, default_config(SMALL, UNIT), (1e-5,))])
     return lambda *options: ofatvm("tune", "--target", "x86-64-v2", "--threads", "1", *options)
 

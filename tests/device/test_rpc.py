@@ -66,6 +66,21 @@ def test_crashing_and_hanging_programs_are_given_up_and_the_others_measured(
     assert hung == slept == "took longer than 6 s"
 
 
+@pytest.mark.parametrize("boards", [1, 2, 3])
+def test_a_crash_is_put_down_to_its_program_however_many_boards_there_are(
+    boards: int, bench: Setup, program: Program, tmp_path: Path
+) -> None:
+    crash = library(tmp_path, "crash", "*(volatile int *)0 = 1;")
+    specs = [(str(path), program.sizes) for path in (crash, program.path)]
+    crashing, good = [(rpc.visit_program, (spec, specs[1], 1.0, 20.0)) for spec in specs]
+    with staged(boards) as stage, device(bench, stage, timeout_s=24.0) as opened:
+        for jobs in ([crashing], [good, crashing, good]):
+            found = dict(opened.boards.run(jobs))
+            assert [isinstance(found[n], Failed) for n in range(len(jobs))] == [
+                job is crashing for job in jobs
+            ]
+
+
 def test_one_failure_is_forgiven(
     bench: Setup, program: Program, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

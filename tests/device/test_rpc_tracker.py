@@ -51,6 +51,11 @@ def framed(text: bytes) -> bytes:
         ((MAGIC, framed(b"[0, 17]")), "nonsense"),
         ((MAGIC, framed(b'[0, {"queue_info": {"a": 3}, "server_info": []}]')), "nonsense"),
         ((MAGIC, framed(b"\xff{")), "nonsense"),
+        ((MAGIC, framed(b"[" * 200_000)), "nonsense"),
+        (
+            (MAGIC, framed(b'[0, {"queue_info": {"a": {"free": Infinity}}, "server_info": []}]')),
+            "nonsense",
+        ),
         ((MAGIC, struct.pack("<i", -5)), "nonsense"),
         ((MAGIC, struct.pack("<i", 2**31 - 1)), "nonsense"),
         ((), "does not answer"),
@@ -63,6 +68,27 @@ def test_what_is_no_tracker_is_a_device_error(
     monkeypatch.setattr(rpc_tracker, "ANSWER_S", 0.3)
     with answering(*answers) as where, pytest.raises(DeviceError, match=said):
         boards_of(where)
+
+
+def test_an_answer_that_drips_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_tracker, "ANSWER_S", 0.5)
+    done = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+            connection.sendall(MAGIC + struct.pack("<i", 1 << 16))
+            while not done.wait(0.1):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(DeviceError, match="does not answer"):
+            boards_of(server.getsockname())
+        assert time.monotonic() - started < 10
+        done.set()
+    thread.join()
 
 
 def test_nobody_there() -> None:

@@ -99,7 +99,7 @@ def test_a_torn_journal_is_mended_and_said(setup: Setup) -> None:
 def test_another_targets_folder_is_left_alone(setup: Setup) -> None:
     folder = tuning_folder(setup)
     folder.mkdir(parents=True)
-    write_owner(folder, replace(setup.target, mcpu="x86-64-v3"), UNIT)
+    write_owner(folder, replace(setup.target, mcpu="x86-64-v3"), UNIT, "measured")
     with pytest.raises(RecordError, match="holds records of") as caught:
         tune_space(setup, [128], trials_per_workload=1)
     assert "another --tuning-logs" in caught.value.hint
@@ -135,7 +135,7 @@ def test_the_tuner_is_given_the_siblings_unless_from_scratch(
     assert other != setup.target
     workload = space_workloads(setup.space, 128)[0].workload
     with Journal.open(setup.tuning_logs / other.record_names[0]) as journal:
-        write_owner(journal.folder, other, UNIT)
+        write_owner(journal.folder, other, UNIT, "measured")
         journal.append([Trial(workload.key, default_config(workload, UNIT), (1e-4,))])
     tune_space(setup, [128], trials_per_workload=1)
     tune_space(setup, [128], trials_per_workload=1, from_scratch=True)

@@ -24,6 +24,7 @@ from ofatvm.tuning.records import (
     check_owner,
     database_damage,
     find_records,
+    read_kind,
     write_database,
     write_owner,
 )
@@ -206,23 +207,40 @@ def test_a_database_with_one_file_missing_is_damaged(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_one_target(tmp_path: Path) -> None:
-    write_owner(tmp_path, TARGET, UNIT)
-    check_owner(tmp_path, TARGET)
-    check_owner(tmp_path, replace(TARGET, num_cores=64, threads=8))
+    write_owner(tmp_path, TARGET, UNIT, "measured")
+    check_owner(tmp_path, TARGET, UNIT, "measured")
+    check_owner(tmp_path, replace(TARGET, num_cores=64, threads=8), UNIT, "measured")
     value = json.loads((tmp_path / TARGET_FILE).read_bytes())
     assert value["schema"] == 1
     assert value["unit"]["lanes"] == UNIT.lanes
     for other in (replace(TARGET, mcpu="znver3"), replace(TARGET, mattr=("+avx",))):
         with pytest.raises(RecordError, match="holds records of"):
-            check_owner(tmp_path, other)
+            check_owner(tmp_path, other, UNIT, "measured")
         with pytest.raises(RecordError, match="holds records of"):
-            write_owner(tmp_path, other, UNIT)
+            write_owner(tmp_path, other, UNIT, "measured")
     assert json.loads((tmp_path / TARGET_FILE).read_bytes()) == value
+
+
+def test_trials_of_another_kind_or_thread_count_do_not_mix(tmp_path: Path) -> None:
+    write_owner(tmp_path, TARGET, UNIT, "simulated")
+    assert read_kind(tmp_path) == "simulated"
+    with pytest.raises(RecordError, match="holds simulated trials, those of this run are measured"):
+        write_owner(tmp_path, TARGET, UNIT, "measured")
+    more = replace(UNIT, threads=UNIT.threads + 1)
+    with pytest.raises(RecordError, match=f"holds trials of {UNIT.threads} threads") as caught:
+        write_owner(tmp_path, TARGET, more, "simulated")
+    assert "--tuning-logs" in caught.value.hint
+    # What an older version wrote does not say.
+    value = json.loads((tmp_path / TARGET_FILE).read_bytes())
+    del value["kind"]
+    (tmp_path / TARGET_FILE).write_text(json.dumps(value))
+    write_owner(tmp_path, TARGET, UNIT, "measured")
+    assert read_kind(tmp_path) == "measured"
 
 
 def test_find_records_looks_at_the_owner(tmp_path: Path) -> None:
     keep(tmp_path / TARGET.name, trial(SMALL, 1, 0.3))
-    write_owner(tmp_path / TARGET.name, replace(TARGET, mcpu="znver3"), UNIT)
+    write_owner(tmp_path / TARGET.name, replace(TARGET, mcpu="znver3"), UNIT, "measured")
     found = find_records(TARGET, [tmp_path])
     assert found.configs == {}
     assert found.foreign == (tmp_path / TARGET.name,)
@@ -244,7 +262,7 @@ def test_records_made_with_fewer_threads_are_kept_apart_and_come_first(tmp_path:
 def test_a_damaged_owner_is_said_in_one_line(tmp_path: Path, text: bytes) -> None:
     (tmp_path / TARGET_FILE).write_bytes(text)
     with pytest.raises(RecordError, match="is damaged") as caught:
-        check_owner(tmp_path, TARGET)
+        check_owner(tmp_path, TARGET, UNIT, "measured")
     assert "\n" not in caught.value.message
 
 
@@ -257,7 +275,7 @@ def test_costs_are_positive_and_finite() -> None:
 def test_a_familys_records_for_other_vectors_are_left_out(tmp_path: Path) -> None:
     wide = VectorUnit(lanes=4 * UNIT.lanes, registers=2 * UNIT.registers, threads=1)
     keep(tmp_path / "level-2", trial(SMALL, 0, 0.1), trial(MEAN, 2, 0.1))
-    write_owner(tmp_path / "level-2", TARGET, UNIT)
+    write_owner(tmp_path / "level-2", TARGET, UNIT, "measured")
     target = Target(name="zen", family=("level-2",))
     as_it_is = find_records(target, [tmp_path]).configs
     assert set(as_it_is) == {SMALL.key, MEAN.key}
@@ -269,6 +287,6 @@ def test_a_familys_records_for_other_vectors_are_left_out(tmp_path: Path) -> Non
 
 def test_a_targets_own_records_are_used_whatever_their_vectors(tmp_path: Path) -> None:
     keep(tmp_path / TARGET.name, trial(SMALL, 2, 0.1))
-    write_owner(tmp_path / TARGET.name, TARGET, UNIT)
+    write_owner(tmp_path / TARGET.name, TARGET, UNIT, "measured")
     wide = VectorUnit(lanes=4 * UNIT.lanes, registers=32, threads=1)
     assert config(find_records(TARGET, [tmp_path], wide).configs, SMALL) == 2

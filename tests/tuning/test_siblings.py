@@ -34,7 +34,7 @@ def index(space: Sequence[ScheduleConfig]) -> dict[ScheduleConfig, int]:
 
 def keep(folder: Path, target: Target, *trials: Trial, unit: VectorUnit = AVX2) -> None:
     with Journal.open(folder) as journal:
-        write_owner(folder, target, unit)
+        write_owner(folder, target, unit, "measured")
         journal.append(trials)
 
 

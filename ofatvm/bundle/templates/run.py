@@ -75,6 +75,8 @@ def check_machine(manifest: dict[str, Any]) -> None:
     """Refuse code that this machine's CPU cannot execute."""
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     built = manifest["machine"]
+    if machine == "aarch64" and sys.maxsize < 1 << 32:  # a 32-bit system on a 64-bit kernel
+        machine = "armv7l"
     if machine != built and not (built == "arm" and machine.startswith("armv")):
         fail(f"this network is compiled for {built}, this machine is {machine}", 2)
     try:

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from ofatvm.device.children import child_pool, last_line, outcome, set_threads
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.results import Results
 from ofatvm.device.simulator.simulate import TIMEOUT_S, simulate, simulator_digest
-from ofatvm.errors import CompileError, MeasurementError
+from ofatvm.errors import CompileError, DeviceError, MeasurementError
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -119,13 +120,28 @@ class Simulations:
                 (key, self._pool.submit(function, argument, self.target, str(self.folder)))
             )
         for key, job in pending:
-            done, died = outcome(job, "run")
+            done, died = outcome(_Unharmed(job), "run")
             found[key] = ([], died) if died else done
             costs, error = found[key]
             if not error:
                 self._results.put({key: costs})
             on_done(len(found))
         return found
+
+
+class _Unharmed:
+    """A job whose process no candidate can kill: they run under qemu, in processes of their own."""
+
+    def __init__(self, job: Future[Outcome]) -> None:
+        self._job = job
+
+    def result(self) -> Outcome:
+        try:
+            return self._job.result()
+        except ChildProcessError:
+            raise DeviceError(
+                "run: a process that simulates died", hint="is memory short?"
+            ) from None
 
 
 def _text(program: Program) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from ofatvm.compiler.llvm import triple
 from ofatvm.compiler.program import Step
+from ofatvm.device.qemu import not_executed
 from ofatvm.device.simulator.cost import StepCost, step_costs
 from ofatvm.device.simulator.counts import read_counts
 from ofatvm.device.simulator.guest import link_guest
@@ -24,16 +26,30 @@ from ofatvm.target import Target
 PASSES = 2
 """The caches are empty in the first; the second is what counts."""
 TIMEOUT_S = 300.0
+CRASHES = (
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+)
+"""What code brings upon itself; qemu ends as its guest does."""
 _SOURCES = ("cost", "counts", "guest", "mca", "mix", "simulate")
 
 
 def machine_of_target(target: Target) -> Machine:
-    """The target's machine; DeviceError if its description has none."""
+    """The target's machine; DeviceError if its description has none, or qemu lacks its vectors."""
     if target.machine is None:
         raise DeviceError(
             f"the simulated device knows nothing of the caches and the clock of {target.name}",
             hint="use a target file with a [machine] table, as targets/raspberry-pi-4.toml, or a "
             "board: --device rpc://HOST:PORT/KEY",
+        )
+    if reason := not_executed(target):
+        raise DeviceError(
+            f"code for {target.name} cannot be simulated: {reason}",
+            hint="measure on a machine of that kind, or take another --target",
         )
     return target.machine
 
@@ -108,4 +124,8 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
         if "plugin" in said:
             raise DeviceError(f"qemu does not take the plugin: {said}", hint=WAYS_ON)
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        if done.returncode < 0 and -done.returncode not in CRASHES:
+            raise DeviceError(
+                f"qemu ended with {how}: {said}", hint="is memory short? the same command goes on"
+            )
         raise MeasurementError(f"it ended with {how} under qemu: {said}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
-from ofatvm.errors import CompileError, DeviceError, MissingInputError
+from ofatvm.errors import DeviceError, MissingInputError
 from ofatvm.paths import cache_dir
 
 # What zig calls the machines of `elf.MACHINES`.
@@ -51,6 +51,10 @@ class Tools:
     widest_cpu: str
 
 
+class ToolError(DeviceError):
+    """A tool of the simulation failed: nothing that a candidate did."""
+
+
 def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
     """The tools for a triple and a CPU of LLVM's; plugin and guest are made if they are not there.
 
@@ -76,7 +80,7 @@ def lld() -> list[str]:
 
 
 def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
-    """What a tool prints; CompileError with its last line if it fails."""
+    """What a tool prints; ToolError with its last line if it fails."""
     zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
     done = subprocess.run(
         [str(word) for word in words],
@@ -88,7 +92,10 @@ def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> 
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise CompileError(f"{what} failed: {lines[-1][:200] if lines else done.returncode}")
+        raise ToolError(
+            f"{what} failed: {lines[-1][:200] if lines else done.returncode}",
+            hint="is the disk full, or memory short?",
+        )
     return done.stdout
 
 

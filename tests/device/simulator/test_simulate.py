@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ofatvm.compiler.kernels import build_object
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.schedule import ScheduleConfig
@@ -93,6 +96,27 @@ def test_code_that_crashes_is_the_codes_fault(folder: Path, tmp_path: Path) -> N
     compile_ir(text, A72, crash)
     with pytest.raises(MeasurementError, match="under qemu"):
         simulate(A72, [Step(CANDIDATE, False, (("x", 0),))], (1, 1, 1, 1), [crash], folder)
+
+
+def test_a_qemu_that_was_killed_is_nobodys_fault(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = subprocess.CompletedProcess([], -signal.SIGKILL, "", "")
+    step = Step(CANDIDATE, False, (("x", 0),))
+    path = tmp_path / "candidate.o"
+    build_object(POINTWISE, GOOD, CANDIDATE, A72, path)
+    monkeypatch.setattr("ofatvm.device.simulator.simulate.link_guest", lambda *given: path)
+    monkeypatch.setattr(
+        "ofatvm.device.simulator.simulate.subprocess.run", lambda *given, **more: killed
+    )
+    with pytest.raises(DeviceError, match="qemu ended with signal 9"):
+        simulate(A72, [step], (1, 1, 1, 1), [path], folder)
+
+
+def test_code_that_qemu_does_not_execute_is_refused_before_it_is_compiled(folder: Path) -> None:
+    wide = replace(A72, mtriple="", mcpu="x86-64-v4")
+    with pytest.raises(DeviceError, match="qemu executes no AVX-512"):
+        Simulations(wide, folder)
 
 
 def test_what_was_simulated_is_not_simulated_again(
