@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.errors import MeasurementError
-
 MAIN = "main"
 WARM_UP_CALLS = 3
 # TVM's names for the CPU and for an allocator; a device's kind is above its session's number.
@@ -67,30 +65,3 @@ def load_gpu(
     tensors += [tvm.runtime.empty(shape, "float32", device=device) for shape in shapes[1:]]
     machine["set_input"](MAIN, *tensors)
     return GpuNetwork(machine, device)
-
-
-def measure_gpu(
-    session: Any,
-    path: Path,
-    shapes: Sequence[tuple[int, ...]],
-    *,
-    kind: str = "cuda",
-    calls: int = 10,
-    repeats: int = 5,
-    seed: int = 0,
-) -> list[float]:
-    """Milliseconds of one call, `repeats` times the mean of `calls` calls in a row.
-
-    For the arguments see `load_gpu`. A program that fails is a MeasurementError; if the board does
-    not answer after that, what TVM raised is raised, so that a lost board is no bad program.
-    """
-    try:
-        network = load_gpu(session, path, shapes, kind=kind, seed=seed)
-        network.samples_ms(WARM_UP_CALLS)
-        return network.samples_ms(repeats, calls=calls)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        session.get_function("runtime.NumThreads")  # raises if the board does not answer
-        lines = str(error).strip().splitlines()
-        raise MeasurementError(
-            f"the program does not run on the board: {lines[-1][:200] if lines else type(error)}"
-        ) from None

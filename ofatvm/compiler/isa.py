@@ -216,14 +216,6 @@ def vector_unit(target: Target) -> VectorUnit:
     return VectorUnit(lanes=lanes, registers=registers, threads=target.threads)
 
 
-def with_triple(target: Target) -> Target:
-    """Fill in the triple of a CPU that this machine's architecture lacks, such as cortex-a72."""
-    if target.kind != "llvm" or target.mtriple or not target.mcpu:
-        return target
-    found = triples_of_cpu(target.mcpu)[:1]
-    return replace(target, mtriple=written(parse_triple(found[0]))) if found else target
-
-
 def written(triple: Triple) -> str:
     """How a target holds a triple: x86-64 Linux is left out on machines that are of it."""
     text = str(triple)
@@ -315,7 +307,8 @@ def _near_cpu(mcpu: str, known: Iterable[str]) -> str:
     names = list(dict.fromkeys(known))
     if re.fullmatch(r"sm_\d+[af]?", mcpu):
         return f"a GPU is cuda -arch={mcpu}"
-    near = difflib.get_close_matches(mcpu, [n for n in names if mcpu in n] or names, 1, 0.5)
+    within = [name for name in names if mcpu in name]
+    near = difflib.get_close_matches(mcpu, within or names, 1, 0.0 if within else 0.5)
     if near:
         return f"the nearest name is {near[0]}"
     return "`ofatvm targets list` shows boards and their CPUs"

@@ -6,7 +6,6 @@ import ctypes
 import shutil
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import networkx as nx
@@ -15,11 +14,11 @@ import pytest
 
 from ofatvm.arch import Arch
 from ofatvm.compiler.gpu import NOT_RUN, GpuBuild, build_gpu_model, build_gpu_program
-from ofatvm.compiler.gpu_measure import measure_gpu
+from ofatvm.compiler.gpu_measure import load_gpu
 from ofatvm.compiler.gpu_pack import embedded_format
 from ofatvm.compiler.plan import kernel_calls
 from ofatvm.elf import elf_machine
-from ofatvm.errors import MeasurementError, TargetError
+from ofatvm.errors import TargetError
 from ofatvm.graph import operator_graph
 from ofatvm.spaces import SMALL
 from ofatvm.supernet.fold import folded_weights
@@ -147,29 +146,6 @@ def test_without_nvcc_the_library_holds_source_and_says_so(
     assert embedded_format(built.path.read_bytes()) == "cuda"
 
 
-def test_a_board_that_is_lost_is_no_bad_program(tmp_path: Path) -> None:
-    class Lost:
-        def device(self, kind: str, index: int) -> object:
-            return SimpleNamespace(exist=True)
-
-        def upload(self, content: bytearray, name: str) -> None:
-            pass
-
-        def load_module(self, name: str) -> None:
-            raise RuntimeError("the peer is gone")
-
-        def remove(self, name: str) -> None:
-            pass
-
-        def get_function(self, name: str) -> None:
-            raise RuntimeError("no answer")
-
-    path = tmp_path / "program.so"
-    path.write_bytes(b"")
-    with pytest.raises(RuntimeError, match="no answer"):
-        measure_gpu(Lost(), path, [(1, 2, 2, 1)])
-
-
 def test_an_arch_is_required(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="needs an arch"):
         build(ARCH, Target(name="gpu", kind="cuda"), tmp_path / "model.so")
@@ -179,21 +155,10 @@ def test_a_program_is_measured_over_rpc(tmp_path: Path) -> None:
     from tvm import rpc
 
     program = build_gpu_program(beginning(ARCH), TARGET, tmp_path / "program.so")
-    times = measure_gpu(
-        rpc.LocalSession(), program.build.path, program.shapes, kind="cpu", calls=2, repeats=3
-    )
+    network = load_gpu(rpc.LocalSession(), program.build.path, program.shapes, kind="cpu")
+    times = network.samples_ms(3, calls=2)
     assert len(times) == 3
     assert all(0 < time_ms < 1000 for time_ms in times)
-
-
-def test_a_program_that_does_not_run_is_one_line(tmp_path: Path) -> None:
-    from tvm import rpc
-
-    program = build_gpu_program(beginning(ARCH), TARGET, tmp_path / "program.so")
-    shapes = [(1, 3, 3, 1), *program.shapes[1:]]
-    with pytest.raises(MeasurementError, match="does not run on the board: ") as caught:
-        measure_gpu(rpc.LocalSession(), program.build.path, shapes, kind="cpu")
-    assert "\n" not in caught.value.message
 
 
 @pytest.mark.gpu
