@@ -99,7 +99,7 @@ def tuned(transfer: Transfer, uses: Sequence[WorkloadUse], options: Any) -> dict
     for arm in TUNED:
         folder = options.workspace / transfer.name / arm
         with Journal.open(folder) as journal:
-            write_owner(folder, target, unit)
+            write_owner(folder, target, unit, "measured")
             done = tune(
                 uses,
                 target,

@@ -51,7 +51,7 @@ def tuned_alone(arch: Arch, target: Target, folder: Path, trials: int) -> dict[s
     runs = read_ledger(folder).sessions
     if not runs or runs[-1].status != "finished":
         with Journal.open(folder) as journal:
-            write_owner(folder, target, unit)
+            write_owner(folder, target, unit, "measured")
             with account(
                 journal,
                 target,

@@ -39,7 +39,8 @@ def test_a_table_gives_a_machine() -> None:
 def test_every_shipped_cpu_has_a_machine_and_no_gpu() -> None:
     for path in shipped().values():
         target = load_target(path)
-        assert (target.machine is not None) == (target.kind == "llvm"), path
+        simulated = target.kind == "llvm" and target.mcpu != "x86-64-v4"  # qemu has no AVX-512
+        assert (target.machine is not None) == simulated, path
 
 
 @pytest.mark.parametrize(

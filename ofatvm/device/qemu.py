@@ -126,12 +126,10 @@ def why_not_emulated(target: Target, ir: Ir = "relax") -> str:
         lacking.append(emulator_name(machine))
     if find_sysroot(triple) is None:
         lacking.append(f"the C library of {machine}")
-    if reason := not_executed(target):
-        return reason
     if lacking:
         what, way = " and ".join(lacking), " ".join(packages(triple))
         return f"this machine lacks {what} (apt-get install {way})"
-    return why_no_runtime(machine, ir)
+    return not_executed(target) or why_no_runtime(machine, ir)
 
 
 def find_emulator(target: Target, ir: Ir = "relax") -> Emulator:

@@ -112,7 +112,7 @@ def task_in(
 def _default(template: str, arguments: Any, target: Any, cut: Mapping[str, int]) -> Config:
     """What the template chooses where it has no config, with channels cut as `cut` says."""
     from tvm import te
-    from tvm.autotvm.task.space import FallbackConfigEntity
+    from tvm.autotvm.task.space import FallbackConfigEntity, OtherOptionEntity
     from tvm.topi.x86.conv2d import _get_default_config
 
     (_, data, dtype), (_, weight, _), strides, padding, dilation, *_ = arguments
@@ -128,9 +128,11 @@ def _default(template: str, arguments: Any, target: Any, cut: Mapping[str, int])
             dtype,
             is_depthwise=template == DEPTHWISE,
         )
-    entity = [
-        [name, kind, [-1, cut.get(name, value[-1])] if kind == "sp" else value]
-        for name, kind, value in chosen.to_json_dict()["entity"]
+    entity: list[list[Any]] = [
+        [name, "ot", value.val]
+        if isinstance(value, OtherOptionEntity)
+        else [name, "sp", [-1, cut.get(name, value.size[-1])]]
+        for name, value in chosen._entity_map.items()
     ]
     order = [*CUT, "tile_ow"]  # as in the spaces' own texts
     entity.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))

@@ -45,7 +45,8 @@ def test_json_lines(describe: Ofatvm) -> None:
     assert 0 <= small["coverage"] <= 1
 
 
-def test_a_table(describe: Ofatvm) -> None:
+def test_a_table(describe: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     answer = describe(SMALL, LARGE)
     lines = answer.out.splitlines()
     assert len(lines) == 3

@@ -50,11 +50,16 @@ def test_the_space_of_a_task_is_what_one_cut_leaves_of_the_template_s() -> None:
         space = process.call(space_of, template, arguments, TARGET.to_dict(), cut)
         whole = process.call(space_of, template, arguments, TARGET.to_dict(), {})
         known = [(config, 1e-5) for _, config in space.points[:2]]
-        chosen = process.call(next_points, template, arguments, TARGET.to_dict(), cut, known, 2)
+        given = (template, arguments, TARGET.to_dict(), cut, known, 2)
+        chosen = process.call(next_points, *given, 7)
+        assert process.call(next_points, *given, 7) == chosen
     assert set(space.points) < set(whole.points)
     assert sorted(index for index, _ in whole.points) == list(range(len(whole.points)))
     assert all('["tile_ic", "sp", [-1, 4]]' in config for _, config in space.points)
     assert set(chosen) <= {config for _, config in space.points}
+    tiles = {name: value for name, _, value in json.loads(space.default)}
+    assert tiles == {"tile_ic": [-1, 4], "tile_oc": [-1, 4], "tile_ow": [-1, 7], "tile_oh": 1}
+    assert space.configs[0] == space.default
     assert space.version == "0.19.0"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofatvm.device.simulator.mix import classify
-from ofatvm.device.simulator.tools import ToolError, Tools, run
+from ofatvm.device.simulator.tools import Tools, run
 from ofatvm.errors import CompileError
 
 INSTRUCTIONS = 1500
@@ -97,7 +97,7 @@ class BlockCosts:
         words += [f"-iterations={repeats}", "-all-views=false", "-summary-view"]
         try:
             out = run(words, "llvm-mca", given="".join(regions))
-        except ToolError as error:
+        except CompileError as error:
             if len(numbers) > 1:
                 half = len(numbers) // 2
                 return self._simulate(texts, numbers[:half], repeats) | self._simulate(

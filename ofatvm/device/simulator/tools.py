@@ -6,6 +6,7 @@ compiler makes the plugin, and ziglang the guest program.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
-from ofatvm.errors import DeviceError, MissingInputError
+from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.paths import cache_dir
 
 # What zig calls the machines of `elf.MACHINES`.
@@ -52,7 +53,7 @@ class Tools:
 
 
 class ToolError(DeviceError):
-    """A tool of the simulation failed: nothing that a candidate did."""
+    """A tool of the simulation was killed or had no room: nothing that a candidate did."""
 
 
 def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
@@ -80,7 +81,10 @@ def lld() -> list[str]:
 
 
 def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
-    """What a tool prints; ToolError with its last line if it fails."""
+    """What a tool prints; CompileError with its last line if it fails.
+
+    ToolError if a signal ended it, or if the disk is full.
+    """
     zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
     done = subprocess.run(
         [str(word) for word in words],
@@ -92,10 +96,10 @@ def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> 
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise ToolError(
-            f"{what} failed: {lines[-1][:200] if lines else done.returncode}",
-            hint="is the disk full, or memory short?",
-        )
+        text = f"{what} failed: {lines[-1][:200] if lines else done.returncode}"
+        if done.returncode < 0 or os.strerror(errno.ENOSPC) in done.stderr:
+            raise ToolError(text, hint="is the disk full, or memory short?")
+        raise CompileError(text)
     return done.stdout
 
 

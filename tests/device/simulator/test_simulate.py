@@ -18,7 +18,7 @@ from ofatvm.device.simulator import tools
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.jobs import CANDIDATE, Simulations, simulate_candidate
 from ofatvm.device.simulator.simulate import simulate
-from ofatvm.errors import DeviceError, MeasurementError
+from ofatvm.errors import CompileError, DeviceError, MeasurementError
 from ofatvm.machine import Cache, Machine
 from ofatvm.target import Target
 
@@ -105,12 +105,29 @@ def test_a_qemu_that_was_killed_is_nobodys_fault(
     step = Step(CANDIDATE, False, (("x", 0),))
     path = tmp_path / "candidate.o"
     build_object(POINTWISE, GOOD, CANDIDATE, A72, path)
-    monkeypatch.setattr("ofatvm.device.simulator.simulate.link_guest", lambda *given: path)
+    monkeypatch.setattr("ofatvm.device.simulator.simulate.link_guest", lambda *given, **more: path)
     monkeypatch.setattr(
         "ofatvm.device.simulator.simulate.subprocess.run", lambda *given, **more: killed
     )
     with pytest.raises(DeviceError, match="qemu ended with signal 9"):
         simulate(A72, [step], (1, 1, 1, 1), [path], folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "fault"),
+    [
+        (1, "ld.lld: error: undefined symbol", CompileError),
+        (1, "ld.lld: error: cannot write: No space left on device", DeviceError),
+        (-signal.SIGXFSZ, "", DeviceError),
+    ],
+)
+def test_tools_fail_by_a_candidates_fault_or_for_want_of_room(
+    code: int, said: str, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess([], code, "", said)
+    monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: done)
+    with pytest.raises(fault, match="linking failed"):
+        tools.run(["ld.lld"], "linking")
 
 
 def test_code_that_qemu_does_not_execute_is_refused_before_it_is_compiled(folder: Path) -> None:
