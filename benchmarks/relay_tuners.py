@@ -112,7 +112,7 @@ def line(row: dict[str, Any]) -> str:
 def blocking_for(target: dict[str, Any], resolution: int) -> Blocking:
     """How ofatvm cuts channels for the CPU's vectors."""
     import tvm
-    from tvm.topi.x86.utils import get_simd_32bit_lanes
+    from tvm.target.x86 import get_simd_32bit_lanes
 
     with tvm.target.Target(target):
         lanes = int(get_simd_32bit_lanes())
@@ -184,11 +184,12 @@ def meta_schedule(
     half = workload.kernel // 2
     strides, padding = [workload.stride] * 2, [half] * 4
     layouts = (f"NCHW{data[-1]}c", f"NCHW{kernel[-1]}c")
-    depthwise = workload.kind == "depthwise"
-    compute = topi.nn.depthwise_conv2d_NCHWc if depthwise else topi.nn.conv2d_NCHWc
     built_for = tvm.target.Target(target)
     with built_for:
-        y = compute(x, w, strides, padding, 1, *layouts, "float32")
+        if workload.kind == "depthwise":
+            y = _depthwise(x, w, workload)
+        else:
+            y = topi.nn.conv2d_NCHWc(x, w, strides, padding, 1, *layouts, "float32")
         module = tvm.IRModule({"main": te.create_prim_func([x, w, y])})
     with tempfile.TemporaryDirectory() as name:
         database = ms.tune_tir(
@@ -206,6 +207,25 @@ def meta_schedule(
         failed = sum(not _worked(record) for record in records)
     counts = {"trials": len(records), "failed": failed}
     return _timed(schedule.mod["main"], [x, w, y], built_for), counts
+
+
+def _depthwise(x: Any, w: Any, workload: Workload) -> Any:
+    """A depthwise convolution in blocks, which TVM has as a template alone."""
+    from tvm import te, topi
+
+    half, stride = workload.kernel // 2, workload.stride
+    padded = topi.nn.pad(x, (0, 0, half, half, 0), (0, 0, half, half, 0))
+    rows = te.reduce_axis((0, workload.kernel), name="kh")
+    columns = te.reduce_axis((0, workload.kernel), name="kw")
+    height, width, _ = workload.out_shape
+    return te.compute(
+        (1, x.shape[1], height, width, x.shape[-1]),
+        lambda n, c, i, j, b: te.sum(
+            padded[n, c, i * stride + rows, j * stride + columns, b] * w[c, 0, rows, columns, 0, b],
+            axis=[rows, columns],
+        ),
+        name="depthwise",
+    )
 
 
 def _worked(record: Any) -> bool:

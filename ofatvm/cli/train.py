@@ -30,7 +30,7 @@ RATES = {"sandwich": 0.1, "progressive": 0.1}
     show_default=True,
 )
 @click.option("--epochs", type=WholeNumber(1, 10_000), default=30, show_default=True)
-@click.option("--batch", type=WholeNumber(2, 65_536), default=128, show_default=True)
+@click.option("--batch", type=WholeNumber(2, 65_536), default=64, show_default=True)
 @click.option(
     "--learning-rate", type=PositiveNumber("steps", 100.0), help="The highest.  [default: 0.1]"
 )

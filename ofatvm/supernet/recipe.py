@@ -92,7 +92,7 @@ class RunConfig:
 
     recipe: str
     phases: tuple[Phase, ...]
-    batch: int = 128
+    batch: int = 64
     seed: int = 0
     momentum: float = 0.9
     weight_decay: float = 1e-4
