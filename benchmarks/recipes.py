@@ -1,7 +1,7 @@
 """Training recipes side by side at the same cost: the sandwich and its variants, and progressive.
 
 All train the same space on the same images, with about the same MACs of training (epochs are chosen
-so): the sandwich as it is, in smaller batches, with averaged weights, and with one random subnet
+so): the sandwich as it is, in larger batches, with averaged weights, and with one random subnet
 and one common resolution a step; and progressive shrinking. Then the same subnets of each are
 recalibrated and examined on held-out images. A short run on a part of the images ranks recipes for
 short runs, with one seed and one learning rate: progressive shrinking, whose last phases have small
@@ -109,7 +109,7 @@ def main() -> None:
     cost = training_macs(space, sandwich, images)
     contestants = {
         "sandwich": sandwich,
-        "sandwich, batch 64": replace(sandwich, batch=64),
+        "sandwich, batch 128": replace(sandwich, batch=128),
         "sandwich, one subnet and resolution": as_costly(
             lambda epochs: plain_sandwich(space, epochs, rate), space, cost, images
         ),
