@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ofatvm import errors
-from ofatvm.errors import CompileError, MissingInputError
+from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.relay.serve import begin
 
 VARIABLE = "OFATVM_RELAY_PYTHON"
@@ -143,10 +143,10 @@ class RelayProcess:
     ) -> Any:
         """The function's value; TimeoutError, or RelayError naming what it raised.
 
-        What no candidate is to blame for, as a full disk or a missing linker, is raised as the
-        OSError, MemoryError or OfatvmError that it was there; a process that cannot even start is a
-        MissingInputError. After a time-out or a death the process is gone, and the next call starts
-        another.
+        What no candidate is to blame for is an OfatvmError: a full disk or want of memory a
+        DeviceError, a package that is missing or a process that does not start a MissingInputError,
+        and whatever ofatvm's own code raised there. After a time-out or a death the process is
+        gone, and the next call starts another.
         """
         if self._connection is None:
             self._start()
@@ -199,7 +199,7 @@ class RelayProcess:
         self._connection = ours
         try:
             self._ask(begin, (self.initialise, self.threads), START_S)
-        except (RelayError, TimeoutError, ImportError) as error:
+        except (RelayError, TimeoutError) as error:
             self.end()
             raise MissingInputError(
                 f"the process of TVM 0.19 does not start: {error}", hint="see `ofatvm doctor`"
@@ -210,23 +210,25 @@ class RelayProcess:
             return ""
         self._messages.seek(max(0, self._messages.seek(0, os.SEEK_END) - 4096))
         said = self._messages.read().decode(errors="replace")
-        return "".join(f": {line}" for line in _last_line(said))
+        return f": {_last_line(said)}" if said.strip() else ""
 
 
 def _raised(kind: str, name: str, text: str, hint: str) -> Exception:
     """What `relay.serve` says was raised, as an error here."""
-    line = "".join(_last_line(text)) or name
+    line = _last_line(text) or name
     if kind == "ours":
         ours: Exception = getattr(errors, name)(line, hint=hint)
         return ours
-    if kind == "surroundings":
-        return {"MemoryError": MemoryError, "ImportError": ImportError}.get(name, OSError)(line)
+    if kind == "packages":
+        return MissingInputError(f"TVM 0.19 lacks a part: {line}", hint="run `make relay` again")
+    if kind == "room":
+        return DeviceError(f"TVM 0.19's process: {line}", hint="is the disk full, or memory short?")
     return RelayError(line)
 
 
-def _last_line(text: str) -> list[str]:
-    """The last line that says something, if there is one, cut to what a message holds."""
-    return [line.strip()[:200] for line in text.splitlines() if line.strip()][-1:]
+def _last_line(text: str) -> str:
+    """The last line that says something, cut to what a message holds; empty if none does."""
+    return next((line.strip()[:200] for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 class RelayPool:
@@ -275,6 +277,4 @@ def compiled(jobs: Iterable[Future[Any]]) -> list[Any]:
             results.append(job.result())
         except (RelayError, TimeoutError) as error:
             raise CompileError(f"Relay did not compile a kernel: {error}") from None
-        except OSError as error:
-            raise CompileError(f"Relay: {error}", hint="is the disk full?") from None
     return results

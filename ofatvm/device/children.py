@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ofatvm.errors import CompileError, OfatvmError
+from ofatvm.errors import CompileError, DeviceError, OfatvmError
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -45,16 +45,19 @@ def set_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def outcome(job: Any, what: str) -> tuple[Any, str]:
+def outcome(job: Any, what: str, *, apart: bool = False) -> tuple[Any, str]:
     """A candidate's result and "", or None and one line of what went wrong in `what`.
 
-    Raises what is not the candidate's fault.
+    Raises what is not the candidate's fault: so is the death of the job's process, where the
+    candidate runs `apart`, in another one.
     """
     try:
         return job.result(), ""
     except TimeoutError:
         return None, f"{what}: took too long and was killed"
     except ChildProcessError:
+        if apart:
+            raise DeviceError(f"{what}: the worker died", hint="is memory short?") from None
         return None, f"{what}: the worker process died"
     except OfatvmError as error:
         # No linker: not the candidate's fault, and true of all others.

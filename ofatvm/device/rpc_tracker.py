@@ -76,10 +76,9 @@ def _connection(tracker: tuple[str, int], limit_s: float | None = None) -> Any:
     try:
         limit_s = ANSWER_S if limit_s is None else max(0.1, limit_s)
         with socket.create_connection(tracker, timeout=limit_s) as connection:
-            connection.sendall(struct.pack("<i", TRACKER_MAGIC))
-            if receive(connection, 4, time.monotonic() + limit_s) != struct.pack(
-                "<i", TRACKER_MAGIC
-            ):
+            magic = struct.pack("<i", TRACKER_MAGIC)
+            connection.sendall(magic)
+            if receive(connection, 4, time.monotonic() + limit_s) != magic:
                 raise _no_tracker(tracker, "something else listens there")
             yield connection
     except TimeoutError:

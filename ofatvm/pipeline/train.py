@@ -84,9 +84,9 @@ def train_supernet(
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     exam = make_exam(dataset, space, config.seed)
-    _say_fewer(exam, dataset, on_event)
     with joined() as processes:
         if processes.first:
+            _say_fewer(exam, dataset, on_event)
             for place in (out, work, out / SAMPLES):
                 remove_leftovers(place)
         key = run_key(dataset, space, config, processes.count)

@@ -20,8 +20,9 @@ def main() -> None:
     """Serve the connection whose descriptor is the first argument; only ofatvm's process has it.
 
     It receives a function and arguments, and sends ("value", result) or what was raised: whose
-    fault it is ("ours" if ofatvm says so itself, "surroundings" for disk, memory and packages,
-    "error" for all else), and the error's type, text and hint. What TVM prints goes to stderr.
+    fault it is ("ours" if ofatvm says so itself, "room" for disk and memory, "packages" for what
+    cannot be imported, "error" for all else), and the error's type, text and hint. What TVM prints
+    goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -45,10 +46,10 @@ def _answer(function: Any, arguments: Any) -> tuple[str, Any]:
         return "value", function(*arguments)
     except OfatvmError as error:
         return "ours", (type(error).__name__, error.message, error.hint)
-    except (OSError, MemoryError, ImportError) as error:
-        kinds = (MemoryError, ImportError, OSError)
-        name = next(kind.__name__ for kind in kinds if isinstance(error, kind))
-        return "surroundings", (name, str(error), "")
+    except ImportError as error:
+        return "packages", (type(error).__name__, str(error), "")
+    except (OSError, MemoryError) as error:
+        return "room", (type(error).__name__, str(error), "")
     # Whatever else TVM or a candidate raises is the caller's to judge.
     except Exception as error:
         return "error", (type(error).__name__, str(error), "")

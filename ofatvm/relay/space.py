@@ -63,7 +63,7 @@ def next_points(
 ) -> list[Config]:
     """What AutoTVM's XGBTuner tries next after the `known` configs, given with their seconds.
 
-    With fewer than `count` known ones it draws at random.
+    With none known it draws at random.
     """
     import random
 
@@ -75,7 +75,6 @@ def next_points(
     random.seed(seed)
     np.random.seed(seed)
     with task_in(template, arguments, target, cut) as task:
-        tuner = XGBTuner(task, plan_size=count, feature_type="knob", loss_type="reg")
         places = {_text(task.config_space.get(i)): i for i in range(task.config_space.range_length)}
         inputs, results = [], []
         for config, seconds in known:
@@ -86,6 +85,9 @@ def next_points(
             )
             inputs.append(MeasureInput(task.target, task, entity))
             results.append(MeasureResult((seconds,), 0, seconds, 0.0))
+        # It fits its model to what is known from `plan_size` trials on.
+        learns_from = min(count, len(inputs)) or count
+        tuner = XGBTuner(task, plan_size=learns_from, feature_type="knob", loss_type="reg")
         if inputs:
             tuner.update(inputs, results)
         return [_text(point) for point in tuner.next_batch(count)]

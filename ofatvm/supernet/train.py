@@ -138,12 +138,12 @@ class _Run:
         return Trained(self.supernet.eval(), tuple(self.history), self.seconds)
 
     def _open(self, number: int) -> None:
-        """Begin a phase: sort channels, take the teacher, start momentum and average anew."""
+        """Begin a phase: take the teacher, sort channels, start momentum and average anew."""
         phase = self.config.phases[number]
-        if phase.sort_channels:
-            sort_channels(self.supernet, expands=self.config.phases[number - 1].expands)
         if phase.teacher == "largest" and self.teacher is None:
             self.teacher = self._watched().train()
+        if phase.sort_channels:
+            sort_channels(self.supernet, expands=self.config.phases[number - 1].expands)
         self.optimiser = new_optimiser(self.supernet, self.config, phase.rate(0))
         self._start_average()
 

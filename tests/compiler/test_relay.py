@@ -20,7 +20,7 @@ from ofatvm.compiler.relay import RelayKernel, RelayLibrary, pack_weights
 from ofatvm.compiler.relay_env import RelayError, RelayPool, RelayProcess, compiled
 from ofatvm.compiler.relay_plain import argument_places
 from ofatvm.device.bundle_runner import run_images
-from ofatvm.errors import CompileError, MissingInputError
+from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.graph import operator_graph
 from ofatvm.relay.about import tvm_version
 from ofatvm.relay.blocks import Blocking, argument_shapes
@@ -181,8 +181,11 @@ def test_a_process_says_what_went_wrong_and_goes_on() -> None:
 
 def test_what_no_candidate_is_to_blame_for_is_raised_as_it_was() -> None:
     with RelayProcess() as process:
-        with pytest.raises(OSError, match="No such file"):
+        with pytest.raises(DeviceError, match="No such file"):
             process.call(open, "/nowhere/at/all")
+        with pytest.raises(MissingInputError, match="No module named 'no_such_package'") as lacking:
+            process.call(exec, "import no_such_package")
+        assert "make relay" in lacking.value.hint
         with pytest.raises(MissingInputError, match="no linker") as caught:
             process.call(
                 exec,

@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.device.children import child_pool, last_line, outcome, set_threads
+from ofatvm.device.qemu import not_executed
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.results import Results
 from ofatvm.device.simulator.simulate import TIMEOUT_S, simulate, simulator_digest
@@ -43,6 +43,11 @@ class Simulations:
 
     def __init__(self, target: Target, folder: Path) -> None:
         """Checks that everything a simulation needs is there: DeviceError otherwise."""
+        if reason := not_executed(target):
+            raise DeviceError(
+                f"code for {target.name} cannot be simulated: {reason}",
+                hint="measure on a machine of that kind, or take another --target",
+            )
         self.target, self.folder = target, folder.absolute()
         self.digest = simulator_digest(target, self.folder)
         self._results = Results(self.folder)
@@ -120,28 +125,13 @@ class Simulations:
                 (key, self._pool.submit(function, argument, self.target, str(self.folder)))
             )
         for key, job in pending:
-            done, died = outcome(_Unharmed(job), "run")
+            done, died = outcome(job, "run", apart=True)  # under qemu
             found[key] = ([], died) if died else done
             costs, error = found[key]
             if not error:
                 self._results.put({key: costs})
             on_done(len(found))
         return found
-
-
-class _Unharmed:
-    """A job whose process no candidate can kill: they run under qemu, in processes of their own."""
-
-    def __init__(self, job: Future[Outcome]) -> None:
-        self._job = job
-
-    def result(self) -> Outcome:
-        try:
-            return self._job.result()
-        except ChildProcessError:
-            raise DeviceError(
-                "run: a process that simulates died", hint="is memory short?"
-            ) from None
 
 
 def _text(program: Program) -> str:
