@@ -43,8 +43,8 @@ def until(condition: Callable[[], bool], limit_s: float = START_S) -> None:
 class Stage:
     """A tracker, and boards that `ofatvm devices serve` or TVM itself would start."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host, self.port = host, free_port()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.tracker = self.start_tracker()
@@ -52,7 +52,7 @@ class Stage:
 
     @property
     def address(self) -> RpcAddress:
-        return RpcAddress("127.0.0.1", self.port, KEY)
+        return RpcAddress(self.host, self.port, KEY)
 
     def start(self, *words: object) -> subprocess.Popen[bytes]:
         command = [sys.executable, *(str(word) for word in words)]
@@ -62,10 +62,10 @@ class Stage:
 
     def start_tracker(self) -> subprocess.Popen[bytes]:
         module = "ofatvm.device.rpc_tracker"
-        return self.start("-m", module, "127.0.0.1", self.port, os.getpid())
+        return self.start("-m", module, self.host, self.port, os.getpid())
 
     def start_board(self, *words: object, key: str = KEY) -> subprocess.Popen[bytes]:
-        where = ("--tracker", f"127.0.0.1:{self.port}", "--parent", os.getpid())
+        where = ("--tracker", f"{self.host}:{self.port}", "--parent", os.getpid())
         return self.start(rpc_board.__file__, "--key", key, *where, *words)
 
     def start_plain_board(self, key: str = KEY) -> subprocess.Popen[bytes]:
@@ -98,9 +98,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(boards: int = 1, *words: object) -> Iterator[Stage]:
+def staged(boards: int = 1, *words: object, host: str = "127.0.0.1") -> Iterator[Stage]:
     """A tracker and so many boards of one thread, ready to be used."""
-    stage = Stage()
+    stage = Stage(host)
     try:
         for _ in range(boards):
             stage.start_board("--threads", 1, *words)

@@ -14,7 +14,6 @@ from ofatvm.errors import BudgetError
 
 EPILOG = """Interrupted, even by kill -9, the same command continues. Several processes train
 together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
-RATES = {"sandwich": 0.1, "progressive": 0.1}
 
 
 @click.command("train", help="Train a supernet on your own pictures.", epilog=EPILOG)
@@ -32,7 +31,11 @@ RATES = {"sandwich": 0.1, "progressive": 0.1}
 @click.option("--epochs", type=WholeNumber(1, 10_000), default=30, show_default=True)
 @click.option("--batch", type=WholeNumber(2, 65_536), default=64, show_default=True)
 @click.option(
-    "--learning-rate", type=PositiveNumber("steps", 100.0), help="The highest.  [default: 0.1]"
+    "--learning-rate",
+    type=PositiveNumber("steps", 100.0),
+    default=0.1,
+    show_default=True,
+    help="The highest.",
 )
 @click.option("--weight-decay", type=SHARE, default=1e-4, show_default=True)
 @click.option("--label-smoothing", type=SHARE, default=0.1, show_default=True)
@@ -73,7 +76,7 @@ def command(
     recipe: str,
     epochs: int,
     batch: int,
-    learning_rate: float | None,
+    learning_rate: float,
     weight_decay: float,
     label_smoothing: float,
     ema_decay: float,
@@ -98,7 +101,7 @@ def command(
     from ofatvm.supernet.recipe import RECIPES, RunConfig
 
     base = find_space(space_name)
-    phases = RECIPES[recipe](base, epochs, learning_rate or RATES[recipe])
+    phases = RECIPES[recipe](base, epochs, learning_rate)
     config = RunConfig(
         recipe=recipe,
         phases=phases,

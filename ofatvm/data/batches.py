@@ -42,10 +42,12 @@ def train_batches(
     sizes_of_step: Callable[[int], Iterable[int]],
     augment: Augment,
     start_step: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """One epoch's shuffled, augmented batches from `start_step` on, each at all of its sizes.
 
     A batch depends on `seed`, `epoch` and its step alone, so a resumed run gets what it missed.
+    `part` (k, n) is the kth of n equal parts of every batch: only its images are read.
     A thread makes them two ahead (`sizes_of_step` is called in it); it ends when the iterator is
     closed or collected, and what goes wrong in it is raised here.
     """
@@ -60,11 +62,12 @@ def train_batches(
             "out of sight"
         )
     order = np.random.default_rng([seed, epoch]).permutation(len(images))
+    first, parts = part
 
     def make(step: int) -> Batch:
-        rows = order[step * batch : (step + 1) * batch]
+        rows = order[step * batch : (step + 1) * batch][first::parts]
         # numpy takes [seed, epoch] and [seed, epoch, 0] for the same seed: steps count from 1.
-        rng = np.random.default_rng([seed, epoch, step + 1])
+        rng = np.random.default_rng([seed, epoch, step + 1, first])
         pixels = augmented(images, rows, augment, rng)
         scaled = {size: resized(pixels, size) for size in dict.fromkeys(sizes_of_step(step))}
         return Batch(step, scaled, images.labels[rows])

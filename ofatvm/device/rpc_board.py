@@ -82,7 +82,7 @@ def serve(options: Options, *, parent: int = 0) -> NoReturn:
     die_with_parent(parent)
     prepare_runtime(options.thread_count)
     sweep()
-    listener = socket.create_server((options.bind, options.port), backlog=MOST_CALLERS)
+    listener = listen(options)
     port = listener.getsockname()[1]
     say(f"serving {options.key} on {options.bind}:{port} with {options.thread_count} threads")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -101,6 +101,16 @@ def serve(options: Options, *, parent: int = 0) -> NoReturn:
     finally:
         if agent:
             end(agent)
+
+
+def listen(options: Options) -> socket.socket:
+    """The port that clients come to; ends the process if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in options.bind else socket.AF_INET
+    where = (options.bind, options.port)
+    try:
+        return socket.create_server(where, family=family, backlog=MOST_CALLERS)
+    except OSError as error:
+        sys.exit(f"cannot listen on {options.bind}, port {options.port}: {error}")
 
 
 def start_agent(options: Options, listener: socket.socket) -> tuple[int, int]:

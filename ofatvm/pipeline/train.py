@@ -6,6 +6,7 @@ import io
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from ofatvm.data import ArrayImages, Dataset, Images
 from ofatvm.errors import CheckpointError, DatasetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import intended_name, remove_leftovers
+from ofatvm.lock import lock_folder
 from ofatvm.measurement import now
 from ofatvm.pipeline.table import examined, table_archs, table_csv
 from ofatvm.predict.accuracy import AccuracyModel
@@ -78,69 +80,72 @@ def train_supernet(
     Interrupted at any moment and called again with the same arguments, it goes on: training from
     its last checkpoint, the table from the last subnet evaluated. `test` images are for reporting
     alone. None in all but the first of several processes, which leave when training is over.
+    BusyError if another process trains into `out`.
     """
     check_out(out)
     archs, uniform = table_archs(space, leaving.table_size, config.seed)
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     exam = make_exam(dataset, space, config.seed)
-    with joined() as processes:
-        if processes.first:
-            _say_fewer(exam, dataset, on_event)
-            for place in (out, work, out / SAMPLES):
-                remove_leftovers(place)
-        key = run_key(dataset, space, config, processes.count)
-        trained = train(
-            dataset,
-            space,
-            config,
-            work,
-            watch=_watch(exam, space, config.seed),
-            processes=processes,
-            fresh=fresh,
-            on_event=on_event,
-        )
-        if not processes.first:
-            return None
-    weights = work / WEIGHTS
-    trained.supernet.origin = f"trained on {dataset.name} ({config.recipe}, {key})"
-    save_weights(weights, trained.supernet)
-    correct = examined(weights, space, exam, archs, work / TABLE, on_event=on_event)
-    top1 = 100 * correct.mean(axis=1)
-    report: dict[str, Any] | None = None
-    try:
-        model, report = fit_accuracy(space, archs, correct, uniform, seed=config.seed)
-        source = (
-            f"{len(archs)} subnets of {leaving.name}, evaluated by ofatvm train on "
-            f"{correct.shape[1]} held-out images of {dataset.name}"
-        )
-        about = {"source": source, "licence": leaving.licence, "held_out": report}
-        model.save(work / ACCURACY_MODEL, about)
-    except DatasetError as error:  # the supernet is worth keeping all the same
-        on_event(Notice("warning", f"no accuracy model: {error.message}"))
-    figures: dict[str, Any] = {
-        "largest_percent": float(top1[archs.index(space.largest())]),
-        "smallest_percent": float(top1[archs.index(space.smallest())]),
-        "evaluated_on": f"{correct.shape[1]:,} images held out of the training part",
-        "accuracy_model": report,
-    }
-    if test is not None:
-        on_test = replace(exam, images=test)
-        figures["test"] = reported(
-            weights, space, on_test, work / TABLE, config.seed, on_event=on_event
-        )
-    folder = _described(dataset, space, config, out, leaving, trained, figures)
-    contents = {
-        WEIGHTS: weights.read_bytes(),
-        ACCURACY_TABLE: table_csv(archs, correct, uniform),
-        CALIBRATION: packed_images(*_carried(exam.calibration)),
-        EVALUATION: packed_images(*_carried(exam.images)),
-        **sample_pictures(exam.images, space, config.seed),
-        CARD: supernet_card(folder).encode(),
-    }
-    if report is not None:
-        contents[ACCURACY_MODEL] = (work / ACCURACY_MODEL).read_bytes()
-    return write_supernet(folder, contents)
+    with ExitStack() as held:
+        with joined() as processes:
+            if processes.first:
+                held.enter_context(lock_folder(work, "training into"))
+                _say_fewer(exam, dataset, on_event)
+                for place in (out, work, out / SAMPLES):
+                    remove_leftovers(place)
+            key = run_key(dataset, space, config, processes.count)
+            trained = train(
+                dataset,
+                space,
+                config,
+                work,
+                watch=_watch(exam, space, config.seed),
+                processes=processes,
+                fresh=fresh,
+                on_event=on_event,
+            )
+            if not processes.first:
+                return None
+        weights = work / WEIGHTS
+        trained.supernet.origin = f"trained on {dataset.name} ({config.recipe}, {key})"
+        save_weights(weights, trained.supernet)
+        correct = examined(weights, space, exam, archs, work / TABLE, on_event=on_event)
+        top1 = 100 * correct.mean(axis=1)
+        report: dict[str, Any] | None = None
+        try:
+            model, report = fit_accuracy(space, archs, correct, uniform, seed=config.seed)
+            source = (
+                f"{len(archs)} subnets of {leaving.name}, evaluated by ofatvm train on "
+                f"{correct.shape[1]} held-out images of {dataset.name}"
+            )
+            about = {"source": source, "licence": leaving.licence, "held_out": report}
+            model.save(work / ACCURACY_MODEL, about)
+        except DatasetError as error:  # the supernet is worth keeping all the same
+            on_event(Notice("warning", f"no accuracy model: {error.message}"))
+        figures: dict[str, Any] = {
+            "largest_percent": float(top1[archs.index(space.largest())]),
+            "smallest_percent": float(top1[archs.index(space.smallest())]),
+            "evaluated_on": f"{correct.shape[1]:,} images held out of the training part",
+            "accuracy_model": report,
+        }
+        if test is not None:
+            on_test = replace(exam, images=test)
+            figures["test"] = reported(
+                weights, space, on_test, work / TABLE, config.seed, on_event=on_event
+            )
+        folder = _described(dataset, space, config, out, leaving, trained, figures)
+        contents = {
+            WEIGHTS: weights.read_bytes(),
+            ACCURACY_TABLE: table_csv(archs, correct, uniform),
+            CALIBRATION: packed_images(*_carried(exam.calibration)),
+            EVALUATION: packed_images(*_carried(exam.images)),
+            **sample_pictures(exam.images, space, config.seed),
+            CARD: supernet_card(folder).encode(),
+        }
+        if report is not None:
+            contents[ACCURACY_MODEL] = (work / ACCURACY_MODEL).read_bytes()
+        return write_supernet(folder, contents)
 
 
 def fit_accuracy(

@@ -7,6 +7,7 @@ channels is NHWC in memory, so that networks take their input as on the Relax ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from ofatvm.compiler.plan import Workload
 
 Config = str
 """One point of a template's space, as AutoTVM's JSON list of entities; "" for the default."""
+LEAST = 4
+"""Lanes of the shortest vector that there is on every target, of 128 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,10 @@ class Blocking:
     most: int
 
     def block(self, channels: int) -> int:
-        """The largest divisor of whole vectors within the limit, or else of any size."""
+        """The largest divisor of whole vectors within the limit, or else of shorter, or of any."""
         divisors = [size for size in range(1, self.most + 1) if channels % size == 0]
-        return max(divisors, key=lambda size: (size % self.lanes == 0, size))
+        vectors = {size: math.gcd(size, self.lanes) for size in divisors}
+        return max(divisors, key=lambda size: (vectors[size] >= LEAST and vectors[size], size))
 
     def tensor(self, shape: Sequence[int]) -> tuple[int, ...]:
         """(height, width, channels) or (channels,) as (1, blocks, height, width, block)."""

@@ -29,8 +29,9 @@ def backward(
     NaN if any subnet's loss is not finite.
 
     In place, the first subnet is the largest and learns from the labels, the others from its
-    outputs alone. With the largest network of an earlier phase as the teacher, every subnet learns
-    from both, weighted alike. No teacher's outputs suffer dropout.
+    outputs alone and without dropout: only the largest is regularised (BigNAS, section 3.3). With
+    the largest network of an earlier phase as the teacher, every subnet learns from both, weighted
+    alike. No teacher's outputs suffer dropout.
     """
     soft = None
     if phase.teacher == "largest":
@@ -41,9 +42,10 @@ def backward(
             soft = F.softmax(teacher.logits(features, dropout=False), dim=1)
     losses: list[float] = []
     for place, arch in enumerate(archs):
+        student = phase.teacher == "in place" and place > 0
         features = supernet.features(images[arch.resolution], arch)
-        logits = supernet.logits(features)
-        if phase.teacher == "in place" and place:
+        logits = supernet.logits(features, dropout=not student)
+        if student:
             assert soft is not None
             loss = F.cross_entropy(logits, soft)
         else:

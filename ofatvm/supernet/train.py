@@ -168,6 +168,7 @@ class _Run:
                 sizes_of_step=lambda step, base=base: self._sizes(number, base + step),  # type: ignore[misc]
                 start_step=max(start - base, 0),
                 augment=self.augment,
+                part=(self.processes.rank, self.processes.count),
             )
             for batch in batches:
                 step = base + batch.step
@@ -207,9 +208,8 @@ class _Run:
         rate = phase.rate(step / self.steps_per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        mine = slice(self.processes.rank, None, self.processes.count)
-        images = {size: self.normalise(batch.images[size][mine]) for size in batch.images}
-        labels = torch.from_numpy(batch.labels[mine])
+        images = {size: self.normalise(pixels) for size, pixels in batch.images.items()}
+        labels = torch.from_numpy(batch.labels)
         self.optimiser.zero_grad(set_to_none=True)
         self.supernet.train()
         with torch.random.fork_rng(devices=[]):

@@ -18,8 +18,8 @@ from typing import IO, Any
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
+from ofatvm.lock import lock_folder
 from ofatvm.tuning.lines import append_lines, checked_body, checked_line
-from ofatvm.tuning.lock import lock_folder
 
 TRIAL, FINAL = "trial", "final"
 
@@ -113,7 +113,7 @@ class Journal:
     @classmethod
     def open(cls, folder: Path) -> Journal:
         """Open for writing: take the lock, move damaged lines out of the way."""
-        lock = lock_folder(folder)
+        lock = lock_folder(folder, "tuning into")
         journal = cls(folder, _lock=lock)
         try:
             bad = journal._load()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.errors import MissingInputError, RecordError
+from ofatvm.lock import lock_folder
 from ofatvm.relay.blocks import Config
 from ofatvm.relay.space import Space
 from ofatvm.relay.task import task_of
 from ofatvm.target import Target
 from ofatvm.tuning.lines import append_lines
-from ofatvm.tuning.lock import lock_folder
 from ofatvm.tuning.relay_records import LOG, is_for, log_lines, named_target, parse_line
 
 LOG_VERSION = 0.2
@@ -28,7 +28,7 @@ ERROR_NUMBERS = {"build": 2, "run": 4}
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
     """The log of a folder that no other process tunes into; BusyError if one does."""
-    with lock_folder(folder):
+    with lock_folder(folder, "tuning into"):
         yield folder / LOG
 
 

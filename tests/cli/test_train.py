@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ofatvm.lock import lock_folder
 from ofatvm.supernet.folder import read_supernet
 from tests.supernet.toy import TOY, bars
 
@@ -129,6 +130,16 @@ def test_a_folder_of_something_else_is_left_alone(
     assert answer.code == 2
     assert "holds something else" in answer.err
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_two_trainings_do_not_write_into_one_folder(
+    ofatvm: Run, pictures: Path, tmp_path: Path
+) -> None:
+    with lock_folder(tmp_path / "out" / "training", "training into"):
+        answer = ofatvm(*words(pictures, tmp_path / "out"))
+    assert answer.code == 1
+    assert "another process is training into" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
 
 
 def test_evaluate_wants_architectures_or_a_number(ofatvm: Run, trained: Path) -> None:

@@ -94,6 +94,21 @@ def test_a_resumed_epoch_goes_on_as_if_never_stopped(start: int) -> None:
     assert same(whole[start:], epoch_of(images, ALL, start_step=start, **sizes))
 
 
+def test_parts_of_a_batch_are_disjoint_and_make_the_whole() -> None:
+    whole = epoch_of(numbered(20))
+    parts = [epoch_of(numbered(20), part=(rank, 3)) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        held = [part[step].labels for part in parts]
+        assert [len(labels) for labels in held] == [2, 1, 1]
+        assert sorted(np.concatenate(held)) == sorted(batch.labels)
+
+
+def test_parts_of_a_batch_are_augmented_each_in_its_own_way() -> None:
+    images = ArrayImages(np.repeat(noise(1, 9, 9, 1), 20, axis=0), np.zeros(20, int))
+    one, other = (epoch_of(images, ALL, part=(rank, 2)) for rank in range(2))
+    assert not same(one, other)
+
+
 def test_augmentation_differs_from_step_to_step_and_between_epochs() -> None:
     images = ArrayImages(np.repeat(noise(1, 9, 9, 1), 4, axis=0), np.zeros(4, int))
     one = epoch_of(images, ALL, batch=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -12,6 +14,7 @@ import pytest
 from ofatvm.compiler.relax import Program
 from ofatvm.device import rpc
 from ofatvm.device.rpc import RpcDevice
+from ofatvm.device.rpc_board import Options, listen
 from ofatvm.device.rpc_boards import BoardPool, Done, Failed, differences
 from ofatvm.device.timing import Latency, Protocol
 from ofatvm.errors import DeviceError
@@ -64,6 +67,25 @@ def test_crashing_and_hanging_programs_are_given_up_and_the_others_measured(
     assert len(first.visits_ms) == len(last.visits_ms) == ROUNDS.rounds
     assert isinstance(crashed, str)
     assert hung == slept == "took longer than 6 s"
+
+
+def test_boards_are_reached_by_ipv6(bench: Setup, program: Program) -> None:
+    with contextlib.ExitStack() as held:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6: {error}")
+        stage = held.enter_context(staged(1, "--bind", "::1", host="::1"))
+        boards = held.enter_context(device(bench, stage))
+        [found] = boards.measure([program], VISIT, seed=1)
+    assert isinstance(found, Latency)
+
+
+def test_a_board_that_cannot_listen_says_so_in_one_line() -> None:
+    for bind in ("203.0.113.1", "2001:db8::1", "no.such.host.invalid"):
+        with pytest.raises(SystemExit, match=f"^cannot listen on {bind}, port 0: ") as ended:
+            listen(Options("board", ("127.0.0.1", 9190), bind))
+        assert "\n" not in str(ended.value)
 
 
 @pytest.mark.parametrize("boards", [1, 2, 3])

@@ -15,7 +15,7 @@ AVX2 = Blocking(8, 8)
 
 @pytest.mark.parametrize(
     ("channels", "block"),
-    [(1, 1), (3, 3), (8, 8), (24, 8), (64, 8), (1000, 8), (10, 5), (12, 6), (7, 7), (17, 1)],
+    [(1, 1), (3, 3), (8, 8), (24, 8), (64, 8), (1000, 8), (10, 5), (12, 4), (7, 7), (17, 1)],
 )
 def test_channels_are_cut_into_whole_vectors_where_they_can_be(channels: int, block: int) -> None:
     assert AVX2.block(channels) == block
@@ -24,6 +24,11 @@ def test_channels_are_cut_into_whole_vectors_where_they_can_be(channels: int, bl
 def test_wider_blocks_hold_several_vectors() -> None:
     wide = Blocking(4, 16)
     assert [wide.block(channels) for channels in (16, 24, 20, 6)] == [16, 12, 4, 6]
+
+
+def test_channels_that_fill_no_whole_vector_fill_halves() -> None:
+    wide = Blocking(16, 32)
+    assert [wide.block(channels) for channels in (120, 40, 1000, 12, 96)] == [24, 8, 8, 12, 32]
 
 
 @pytest.mark.parametrize("blocking", [AVX2, Blocking(4, 16), Blocking(16, 32)])

@@ -53,11 +53,12 @@ def test_an_earlier_largest_network_teaches_beside_the_labels():
         torch.testing.assert_close(gradient, net.get_parameter(name).grad, rtol=1e-2, atol=1e-4)
 
 
-def test_what_the_largest_teaches_suffers_no_dropout(monkeypatch):
-    targets = []
+def test_dropout_is_for_the_largest_as_it_learns_and_nobody_else(monkeypatch):
+    outputs, targets = [], []
     loss = F.cross_entropy
 
     def recorded(logits, target, **options):
+        outputs.append(logits.detach())
         targets.append(target)
         return loss(logits, target, **options)
 
@@ -69,5 +70,6 @@ def test_what_the_largest_teaches_suffers_no_dropout(monkeypatch):
         net = Supernet(TOY, seed=0).train()
         archs = (TOY.largest(), TOY.smallest())
         backward(net, None, phase, archs, {12: images}, torch.arange(8) % 3, 0.1)
-    (_, first), (_, second) = targets[:2], targets[2:]
-    assert torch.equal(first, second)
+    assert not torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
+    assert torch.equal(targets[1], targets[3])

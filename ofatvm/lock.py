@@ -1,4 +1,4 @@
-"""One writer for a folder of records."""
+"""One writer for a folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import IO, Any
 from ofatvm.errors import BusyError
 
 
-def lock_folder(folder: Path) -> IO[Any]:
-    """An open file whose closing gives the folder back; BusyError if another process has it."""
+def lock_folder(folder: Path, doing: str) -> IO[Any]:
+    """An open file whose closing gives the folder back; BusyError if another process has it.
+
+    `doing` is what the other process then does there, as in "tuning into".
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / ".lock").open("a")
     try:
@@ -18,6 +21,6 @@ def lock_folder(folder: Path) -> IO[Any]:
     except BlockingIOError:
         lock.close()
         raise BusyError(
-            f"another process is tuning into {folder}", hint="wait for it, or stop it"
+            f"another process is {doing} {folder}", hint="wait for it, or stop it"
         ) from None
     return lock
