@@ -6,9 +6,9 @@ supernet's training had, on the same images with the same recipe. Both are exami
 that no choice depended on. Cost is said in MACs of training (a backward pass counts as two forward
 passes), which depends on no machine, and in CPU-seconds of this one.
 
-It takes about an hour on two cores. What was interrupted continues at its last epoch. With
---alone-from the networks trained alone are those of an earlier result, and only the supernet is
-examined; intervals are then those of two independent samples, and wider.
+It takes about two hours on two cores. What was interrupted continues at its last epoch. With
+--alone-from the networks trained alone are those of an earlier result, but for the smallest, as
+many as --again says; intervals are then those of two independent samples, and wider.
 
     .venv/bin/python benchmarks/no_retraining.py --data TRAIN.npz --test TEST.npz [--supernet NAME]
 """
@@ -156,18 +156,16 @@ def unpaired(ours: np.ndarray, percent: float) -> tuple[float, float]:
 
 def earlier(
     path: Path, archs: Sequence[Arch], epochs: int, images: int, digest: str
-) -> tuple[list[dict[str, Any]], int, int]:
-    """The rows of an earlier result whose networks alone can stand beside these subnets.
-
-    With them the epochs and the batch size of their training.
-    """
+) -> list[dict[str, Any]]:
+    """What an earlier result says of these subnets trained alone."""
     value = json.loads(path.read_bytes())
     rows = {row["arch"]: row for row in value["subnets"]}
+    kept = ("alone_percent", "alone_epochs", "alone_batch", "alone_cpu_seconds")
+    found = [{name: rows[arch.encode()][name] for name in kept} for arch in archs]
     assert value["data_digest"] == digest, f"those of {path} were trained on other images"
-    assert value["epochs"]["alone"] >= epochs, f"those of {path} had fewer epochs"
+    assert all(row["alone_epochs"] >= epochs for row in found), f"{path} has fewer epochs"
     assert value["test_images"] == images, f"those of {path} were examined on other images"
-    found = [rows[arch.encode()] for arch in archs]
-    return found, value["epochs"]["alone"], value["batch"]["alone"]
+    return found
 
 
 def main() -> None:
@@ -177,12 +175,13 @@ def main() -> None:
     parser.add_argument("--supernet", default=DEFAULT_SUPERNET)
     parser.add_argument("--epochs", type=int, help="of each alone (default: the supernet's)")
     parser.add_argument("--alone-from", type=Path, help="an earlier result of this script")
+    parser.add_argument("--again", type=int, default=0, help="but train so many, the smallest")
     parser.add_argument("--work", type=Path, default=Path(".ofatvm/no_retraining"))
     parser.add_argument("--out", type=Path, default=data_dir("results") / "no_retraining.json")
     options = parser.parse_args()
     folder = find_supernet(options.supernet)
     config = config_of(folder)
-    epochs, batch = options.epochs or config.epochs, config.batch
+    epochs = options.epochs or config.epochs
     assert not config.ema_decay, "networks alone are trained without averaged weights"
     archs = five_subnets(folder.space)
     test = load_images(
@@ -195,34 +194,35 @@ def main() -> None:
     shared = evaluate(folder.weights, folder.space, exam, archs)
     images = folder.data["train_images"]
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
-    rows: list[dict[str, Any]] = []
-    if options.alone_from:
-        before, epochs, batch = earlier(
-            options.alone_from, archs, config.epochs, len(test), folder.data["digest"]
+    count = options.again if options.alone_from else len(archs)
+    alone_now = trained_alone(archs[:count], folder, config, epochs, options)
+    found = []
+    for ours, (theirs, seconds) in zip(shared, alone_now, strict=False):
+        about = {
+            "alone_percent": 100 * float(np.mean(theirs)),
+            "alone_epochs": epochs,
+            "alone_batch": config.batch,
+            "alone_cpu_seconds": seconds,
+        }
+        found.append((about, difference(ours, np.array(theirs))))
+    if count < len(archs):
+        rest = earlier(
+            options.alone_from, archs[count:], config.epochs, len(test), folder.data["digest"]
         )
-        found = [
-            (row["alone_percent"], *unpaired(ours, row["alone_percent"]), row["alone_cpu_seconds"])
-            for ours, row in zip(shared, before, strict=True)
-        ]
-    else:
-        found = [
-            (100 * float(np.mean(theirs)), *difference(ours, np.array(theirs)), seconds)
-            for ours, (theirs, seconds) in zip(
-                shared, trained_alone(archs, folder, config, epochs, options), strict=True
-            )
-        ]
-    for arch, ours, (percent, gain, half, seconds) in zip(archs, shared, found, strict=True):
+        for ours, about in zip(shared[count:], rest, strict=True):
+            found.append((about, unpaired(ours, about["alone_percent"])))
+    rows: list[dict[str, Any]] = []
+    for arch, ours, (about, (gain, half)) in zip(archs, shared, found, strict=True):
         macs = totals(operator_graph(arch)).macs
         rows.append(
             {
                 "arch": arch.encode(),
                 "macs": macs,
                 "supernet_percent": 100 * float(ours.mean()),
-                "alone_percent": percent,
                 "gain_points": gain,
                 "gain_half_width": half,
-                "alone_training_macs": float(PASSES * macs * per_epoch * epochs),
-                "alone_cpu_seconds": seconds,
+                "alone_training_macs": float(PASSES * macs * per_epoch * about["alone_epochs"]),
+                **about,
             }
         )
     whole = training_macs(folder.space, config, images)
@@ -232,8 +232,8 @@ def main() -> None:
         "versions": tool_versions(),
         "supernet": folder.name,
         "data_digest": folder.data["digest"],
-        "epochs": {"supernet": config.epochs, "alone": epochs},
-        "batch": {"supernet": config.batch, "alone": batch},
+        "epochs": config.epochs,
+        "batch": config.batch,
         "test_images": len(test),
         "alone_from": None if options.alone_from is None else options.alone_from.name,
         "supernet_training_macs": whole,
@@ -248,20 +248,20 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| subnet | M MACs | from the supernet | alone | difference, points | 10^15 MACs alone |",
+        "| subnet | M MACs | from the supernet | alone (batch) | difference, points | "
+        "10^15 MACs alone |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["subnets"]:
         lines.append(
             f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
-            f"{row['alone_percent']:.2f} % | {row['gain_points']:+.2f} +- "
+            f"{row['alone_percent']:.2f} % ({row['alone_batch']}) | {row['gain_points']:+.2f} +- "
             f"{row['gain_half_width']:.2f} | {row['alone_training_macs'] / 1e15:.2f} |"
         )
     whole = result["supernet_training_macs"] / 1e15
     lines.append(
-        f"\nThe supernet, {result['epochs']['supernet']} epochs, batch "
-        f"{result['batch']['supernet']}: {whole:.2f} 10^15 MACs; the five alone, "
-        f"{result['epochs']['alone']} epochs each, batch {result['batch']['alone']}: "
+        f"\nThe supernet, {result['epochs']} epochs, batch {result['batch']}: {whole:.2f} 10^15 "
+        "MACs; the five alone, at least as many epochs each: "
         f"{result['alone_over_supernet_macs']:.2f} times that. {result['test_images']} test "
         "images; +- is half a 95 % interval over images."
     )
