@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from ofatvm.compiler.link import Tool, check_linked, find_linker, linked_triple
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program, Weights
-from ofatvm.compiler.relay_env import RelayPool, compiled, relay_versions
+from ofatvm.compiler.relay_env import RelayError, RelayPool, compiled, relay_versions
 from ofatvm.compiler.relay_graph import KernelGraph, kernel_program, network_graph
 from ofatvm.compiler.relay_plain import (
     PLAIN,
@@ -120,9 +121,29 @@ class RelayLibrary:
     def kernel(self, workload: Workload) -> RelayKernel:
         """What the workload compiles to, whether it is there already or not."""
         config = self.records.get(task_key(workload), "") if workload.is_compute else ""
+        return self._under(workload, config)
+
+    def _under(self, workload: Workload, config: Config) -> RelayKernel:
         digest = _kernel_digest(workload, config, self.target, self.blocking)
         path = self.folder / f"{digest}.json"
         return RelayKernel(workload, config, digest, path, bool(config), self.blocking)
+
+    def attempt(self, candidates: Sequence[tuple[Workload, Config]]) -> list[RelayKernel | str]:
+        """Compile object files of workloads under other configs than the records'.
+
+        Each one's kernel, or what Relay said.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kernels = [self._under(*candidate) for candidate in candidates]
+        jobs = [self._object_job([kernel]) for kernel in kernels]
+        found: list[RelayKernel | str] = []
+        for kernel, job in zip(kernels, jobs, strict=True):
+            try:
+                write_plain(kernel.path.with_suffix(PLAIN), job.result()[0])
+                found.append(kernel)
+            except (RelayError, TimeoutError) as error:
+                found.append(str(error))
+        return found
 
     def missing(self, workloads: Iterable[Workload]) -> list[RelayKernel]:
         """The kernels that would have to be compiled for these workloads."""
@@ -163,18 +184,18 @@ class RelayLibrary:
             _write(kernel.path, [kernel], graph)
 
     def _compile_objects(self, chunks: Sequence[Sequence[RelayKernel]]) -> None:
-        jobs = [
-            self.pool.submit(
-                compile_objects,
-                [KernelJob(k.workload, k.config, k.symbol, str(k.objects[0])) for k in chunk],
-                self.target.to_dict(),
-                self.blocking,
-            )
-            for chunk in chunks
-        ]
+        jobs = [self._object_job(chunk) for chunk in chunks]
         for chunk, made in zip(chunks, compiled(jobs), strict=True):
             for kernel, plain in zip(chunk, made, strict=True):
                 write_plain(kernel.path.with_suffix(PLAIN), plain)
+
+    def _object_job(self, kernels: Sequence[RelayKernel]) -> Future[list[PlainKernel]]:
+        return self.pool.submit(
+            compile_objects,
+            [KernelJob(k.workload, k.config, k.symbol, str(k.objects[0])) for k in kernels],
+            self.target.to_dict(),
+            self.blocking,
+        )
 
     def program(self, graph: nx.DiGraph[str], path: Path) -> Program:
         """The program of a graph for measuring, written to `path` where kernels are linked."""

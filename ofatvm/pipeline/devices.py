@@ -20,6 +20,7 @@ from ofatvm.store import Store
 
 if TYPE_CHECKING:
     from ofatvm.device.rpc import RpcDevice
+    from ofatvm.tuning import relay_bench
     from ofatvm.tuning.workers import Bench
 
 
@@ -118,6 +119,20 @@ def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> B
         allow_network=setup.allow_network,
         on_event=on_event,
     )
+
+
+def open_relay_bench(setup: Setup) -> relay_bench.Bench:
+    """What times candidates of the Relay road on the setup's device; not entered yet."""
+    assert setup.relay_pool is not None
+    if setup.device == SIMULATED:
+        from ofatvm.tuning.relay_simulated import SimulatedRelayBench
+
+        folder = setup.workspace / "simulator"
+        return SimulatedRelayBench(setup.target, setup.blocking, setup.relay_pool, folder)
+    from ofatvm.tuning.relay_bench import RelayBench
+
+    require_local(setup.target)
+    return RelayBench(setup.target, setup.blocking, setup.relay_pool)
 
 
 def yardstick_program(setup: Setup) -> Program:

@@ -7,15 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ofatvm.errors import UsageError
 from ofatvm.events import Event, Notice, Progress, ignore
-from ofatvm.pipeline.device_choice import LOCAL, require_local
+from ofatvm.pipeline.devices import open_relay_bench
 from ofatvm.pipeline.relay import road_versions
 from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
 from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import write_owner
-from ofatvm.tuning.relay_bench import RelayBench
 from ofatvm.tuning.relay_journal import count_lines, import_log, locked
 from ofatvm.tuning.relay_records import best_trials, read_log, relay_folder
 from ofatvm.tuning.relay_tune import RelaySummary, tune_relay
@@ -37,14 +35,8 @@ def tune_relay_space(
     The trials of somebody's log are taken first, if one is given. Returns the summary, the lowest
     coverage of the space at these resolutions (0 to 1), and the number of tasks with a record.
     """
-    if setup.device != LOCAL:
-        raise UsageError(
-            f"--ir relay tunes on this machine, not on a {setup.device} device",
-            hint="tune for a target that this machine runs, or leave --ir out",
-        )
-    require_local(setup.target)
-    assert setup.relay_pool is not None
     blocking = setup.blocking
+    bench = open_relay_bench(setup)
     folder = relay_folder(setup.tuning_logs, setup.target)
     space = find_space(setup.space.name)  # the setup's is restricted to one resolution
     spaces = [space_workloads(space, resolution) for resolution in resolutions]
@@ -64,7 +56,6 @@ def tune_relay_space(
                     f"{setup.target.name}",
                 )
             )
-        bench = RelayBench(setup.target, blocking, setup.relay_pool)
         with Account(
             folder,
             lambda: count_lines(log),

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from ofatvm.compiler.link import find_linker, linked_triple
 from ofatvm.compiler.plan import Workload
@@ -41,12 +41,45 @@ class Candidate:
     config: Config
 
 
+class Bench(Protocol):
+    """What candidates are built and timed on; a context manager."""
+
+    steady: bool
+    """Whether a candidate takes as long every time, so that nothing need be timed again."""
+    disturbed: int
+    """How many timings were taken again because the machine was disturbed."""
+
+    def __enter__(self) -> Self:
+        """Get ready."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the processes and delete what was built."""
+        ...
+
+    def measure(
+        self, candidates: Sequence[Candidate], timing: Timing
+    ) -> list[tuple[float | None, str]]:
+        """Seconds a call of each, the least of its samples; or None, and what went wrong.
+
+        All are built first, side by side; one that stands there twice is built once.
+        """
+        ...
+
+
 class RelayBench:
-    """This machine: builders side by side and one runner; a context manager.
+    """This machine: builders side by side and one runner.
 
     Timing is that of `tuning.workers`: a reference kernel runs beside every candidate, and what was
-    timed on a disturbed machine is timed again. `disturbed` counts those.
+    timed on a disturbed machine is timed again.
     """
+
+    steady = False
 
     def __init__(self, target: Target, blocking: Blocking, pool: RelayPool) -> None:
         """`pool` builds."""
@@ -60,7 +93,7 @@ class RelayBench:
         self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._count = 0
 
-    def __enter__(self) -> RelayBench:
+    def __enter__(self) -> Self:
         """Processes start when they are needed."""
         return self
 
@@ -77,10 +110,7 @@ class RelayBench:
     def measure(
         self, candidates: Sequence[Candidate], timing: Timing
     ) -> list[tuple[float | None, str]]:
-        """Seconds a call of each, the least of its samples; or None, and what went wrong.
-
-        All are built first, side by side; one that stands there twice is built once.
-        """
+        """See `Bench.measure`."""
         distinct = list(dict.fromkeys(candidates))
         built = dict(zip(distinct, self.build(distinct), strict=True))
         results: list[tuple[float | None, str]] = []

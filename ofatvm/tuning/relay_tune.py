@@ -24,7 +24,7 @@ from ofatvm.relay.space import CUT, Space, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
 from ofatvm.tuning.lines import append_lines
-from ofatvm.tuning.relay_bench import Candidate, RelayBench
+from ofatvm.tuning.relay_bench import Bench, Candidate
 from ofatvm.tuning.relay_journal import log_line
 from ofatvm.tuning.relay_records import CONFIRMED, RelayTrial, fits, read_log
 from ofatvm.tuning.workers import Timing
@@ -90,7 +90,7 @@ def tune_relay(
     target: Target,
     blocking: Blocking,
     log: Path,
-    bench: RelayBench,
+    bench: Bench,
     *,
     trials_per_task: int,
     time_budget_s: float = math.inf,
@@ -100,7 +100,8 @@ def tune_relay(
     """Bring every task to `trials_per_task` configs in total, or its whole space if smaller.
 
     The budget counts what `log` holds. The fastest few of each task are timed again after all
-    trials, so that no record is the luck of one. Every batch is in the log before the next.
+    trials, so that no record is the luck of one, unless the bench is steady. Every batch is in the
+    log before the next.
     """
     started = time.monotonic()
     tasks: dict[str, _Task] = {}
@@ -123,7 +124,7 @@ def tune_relay(
                     new += _try(task, chosen, bench, log)
                     done = sum(min(t.done, t.limit(trials_per_task)) for t in tasks.values())
                     on_event(Progress(STAGE, done, total, task.key))
-            for number, task in enumerate(tasks.values(), 1):
+            for number, task in enumerate(() if bench.steady else tasks.values(), 1):
                 again = task.finalists()
                 if again and time.monotonic() <= deadline:
                     new += _try(task, again * CONFIRMATIONS, bench, log)
@@ -171,7 +172,7 @@ def _ask(tuner: RelayProcess, function: Callable[..., Any], *arguments: Any) -> 
         raise CompileError(f"AutoTVM does not answer: {error}") from None
 
 
-def _try(task: _Task, configs: Sequence[Config], bench: RelayBench, log: Path) -> int:
+def _try(task: _Task, configs: Sequence[Config], bench: Bench, log: Path) -> int:
     timing = Timing(best_s=task.best(), give_up=GIVE_UP)
     found = bench.measure([Candidate(task.workload, config) for config in configs], timing)
     append_lines(

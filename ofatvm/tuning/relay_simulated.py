@@ -1,0 +1,70 @@
+"""The simulated device as a bench of the Relay road."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ofatvm.compiler.relay import RelayLibrary
+from ofatvm.compiler.relay_env import RelayPool
+from ofatvm.device.simulated import milliseconds
+from ofatvm.device.simulator.jobs import Simulations
+from ofatvm.device.simulator.simulate import machine_of_target
+from ofatvm.relay.blocks import Blocking
+from ofatvm.target import Target
+from ofatvm.tuning.relay_bench import Candidate
+from ofatvm.tuning.workers import FOLDER_PREFIX, Timing, sweep
+
+
+class SimulatedRelayBench:
+    """Compiles candidates of the Relay road for a target and simulates them, both side by side."""
+
+    steady = True
+
+    def __init__(self, target: Target, blocking: Blocking, pool: RelayPool, folder: Path) -> None:
+        """`pool` builds; `folder` keeps what was simulated. DeviceError if a tool is missing."""
+        self.disturbed = 0
+        self._machine = machine_of_target(target)
+        self._simulations = Simulations(target, folder)
+        sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._library = RelayLibrary(
+            Path(self._folder.name), target, blocking, {}, pool, linked=False
+        )
+
+    def __enter__(self) -> Self:
+        """Processes start when they are needed."""
+        self._simulations.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the processes and delete what was built."""
+        self._simulations.__exit__(kind, error, trace)
+        self._folder.cleanup()
+
+    def measure(
+        self, candidates: Sequence[Candidate], timing: Timing
+    ) -> list[tuple[float | None, str]]:
+        """See `Bench.measure`."""
+        distinct = list(dict.fromkeys(candidates))
+        tried = self._library.attempt([(c.workload, c.config) for c in distinct])
+        kernels = [kernel for kernel in tried if not isinstance(kernel, str)]
+        outcomes = iter(self._simulations.kernels(kernels))
+        found: dict[Candidate, tuple[float | None, str]] = {}
+        for candidate, kernel in zip(distinct, tried, strict=True):
+            if isinstance(kernel, str):
+                found[candidate] = None, f"build: {kernel}"
+                continue
+            costs, error = next(outcomes)
+            seconds = None if error else milliseconds(costs, self._machine) / 1e3
+            found[candidate] = seconds, error
+        return [found[candidate] for candidate in candidates]
