@@ -1,11 +1,12 @@
 """Training recipes side by side at the same cost: the sandwich and its variants, and progressive.
 
 All train the same space on the same images, with about the same MACs of training (epochs are chosen
-so): the sandwich as it is, in larger batches, with averaged weights, and with one random subnet
-and one common resolution a step; and progressive shrinking. Then the same subnets of each are
-recalibrated and examined on held-out images. A short run on a part of the images ranks recipes for
-short runs, with one seed and one learning rate: progressive shrinking, whose last phases have small
-rates and few epochs, is at its worst here. What hours of training would give is not measured.
+so): the sandwich as it is, with one random subnet a step instead of two, with one resolution for
+all subnets of a step, in larger batches, and with averaged weights; and progressive shrinking. Then
+the same subnets of each are recalibrated and examined on held-out images. A short run on a part of
+the images ranks recipes for short runs, with one seed and one learning rate: progressive shrinking,
+whose last phases have small rates and few epochs, is at its worst here. What hours of training
+would give is not measured. What was interrupted continues.
 
     .venv/bin/python benchmarks/recipes.py --data TRAIN.npz [--images 20000] [--epochs 6]
 """
@@ -14,15 +15,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from no_retraining import training_macs
 
-from ofatvm.arch import ArchSpace
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import ArrayImages, Dataset, load_dataset
 from ofatvm.events import Event, Notice
 from ofatvm.files import replace_file
@@ -64,11 +68,25 @@ def as_costly(
     raise SystemExit("no number of epochs costs as much; give more --epochs")
 
 
-def plain_sandwich(space: ArchSpace, epochs: int, rate: float) -> RunConfig:
-    """The sandwich with one random subnet in a step, all at one random resolution."""
+def changed(space: ArchSpace, epochs: int, rate: float, **changes: Any) -> RunConfig:
+    """The sandwich with another number of subnets or other resolutions in a step."""
     config = configuration("sandwich", space, epochs, rate, 0.0)
     (phase,) = config.phases
-    return replace(config, phases=(replace(phase, subnets=1, resolutions="step"),))
+    return replace(config, phases=(replace(phase, **changes),))
+
+
+def examined(
+    job: tuple[str, int, ArchSpace, RunConfig, list[Arch], Path],
+) -> tuple[np.ndarray, float]:
+    """Train by a configuration; which held-out images each subnet gets right, and the seconds."""
+    data, images, space, config, archs, work = job
+    torch.set_num_threads(1)
+    dataset = part(load_dataset(Path(data), size=space.resolutions[-1]), images)
+    folder = work / run_key(dataset, space, config)
+    trained = train(dataset, space, config, folder, on_event=say)
+    weights = folder / "weights.safetensors"
+    save_weights(weights, trained.supernet)
+    return evaluate(weights, space, make_exam(dataset, space, 0), archs), trained.seconds
 
 
 def part(dataset: Dataset, images: int) -> Dataset:
@@ -109,9 +127,17 @@ def main() -> None:
     cost = training_macs(space, sandwich, images)
     contestants = {
         "sandwich": sandwich,
-        "sandwich, batch 128": replace(sandwich, batch=128),
-        "sandwich, one subnet and resolution": as_costly(
-            lambda epochs: plain_sandwich(space, epochs, rate), space, cost, images
+        "sandwich, one random subnet": as_costly(
+            lambda epochs: changed(space, epochs, rate, subnets=1), space, cost, images
+        ),
+        "sandwich, one resolution a step": as_costly(
+            lambda epochs: changed(space, epochs, rate, resolutions="step"), space, cost, images
+        ),
+        "sandwich, both": as_costly(
+            lambda epochs: changed(space, epochs, rate, subnets=1, resolutions="step"),
+            space,
+            cost,
+            images,
         ),
         "progressive": as_costly(
             lambda epochs: configuration("progressive", space, epochs, rate, 0.0),
@@ -119,21 +145,23 @@ def main() -> None:
             cost,
             images,
         ),
+        "sandwich, batch 128": replace(sandwich, batch=128),
         "sandwich, averaged weights": replace(sandwich, ema_decay=options.ema_decay),
     }
     archs, uniform = table_archs(space, options.subnets, 1)
-    exam = make_exam(dataset, space, 0)
+    held_out = len(make_exam(dataset, space, 0).images)
+    with ProcessPoolExecutor(
+        max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as executor:
+        jobs = [
+            (options.data, options.images, space, config, archs, options.work)
+            for config in contestants.values()
+        ]
+        found = list(executor.map(examined, jobs))
+    first = found[0][0]
     rows: list[dict[str, Any]] = []
-    first: np.ndarray | None = None
-    for name, config in contestants.items():
-        print(name, flush=True)
-        folder = options.work / run_key(dataset, space, config)
-        trained = train(dataset, space, config, folder, on_event=say)
-        weights = folder / "weights.safetensors"
-        save_weights(weights, trained.supernet)
-        correct = evaluate(weights, space, exam, archs)
+    for (name, config), (correct, seconds) in zip(contestants.items(), found, strict=True):
         top1 = 100 * correct.mean(axis=1)
-        first = correct if first is None else first
         better, half = gain(correct[uniform], first[uniform])
         rows.append(
             {
@@ -141,7 +169,7 @@ def main() -> None:
                 "epochs": config.epochs,
                 "batch": config.batch,
                 "training_macs": training_macs(space, config, images),
-                "seconds": trained.seconds,
+                "seconds": seconds,
                 "largest_percent": float(top1[archs.index(space.largest())]),
                 "smallest_percent": float(top1[archs.index(space.smallest())]),
                 "uniform_percent": float(top1[uniform].mean()),
@@ -155,7 +183,7 @@ def main() -> None:
         "machine": this_machine(),
         "versions": tool_versions(),
         "images": images,
-        "held_out_images": len(exam.images),
+        "held_out_images": held_out,
         "subnets": len(archs),
         "recipes": rows,
     }
