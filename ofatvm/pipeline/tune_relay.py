@@ -32,9 +32,12 @@ def tune_relay_space(
 ) -> tuple[RelaySummary, float, int]:
     """Tune every task of the setup's space at some resolutions into `relay_folder`.
 
-    The trials of somebody's log are taken first, if one is given. Returns the summary, the lowest
-    coverage of the space at these resolutions (0 to 1), and the number of tasks with a record.
+    The trials of somebody's log are taken first, if one is given; on the simulated device nothing
+    else happens then, since a folder's trials are all measured or all simulated. Returns the
+    summary, the lowest coverage of the space at these resolutions (0 to 1), and the number of tasks
+    with a record.
     """
+    imports_alone = import_from is not None and setup.kind == "simulated"
     blocking = setup.blocking
     bench = open_relay_bench(setup)
     folder = relay_folder(setup.tuning_logs, setup.target)
@@ -45,7 +48,8 @@ def tune_relay_space(
         uses.setdefault(use.workload.key, use)
     ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
     with locked(folder) as log:
-        write_owner(folder, setup.target, setup.vectors, setup.kind, road_versions("relay"))
+        kind = "measured" if imports_alone else setup.kind
+        write_owner(folder, setup.target, setup.vectors, kind, road_versions("relay"))
         if import_from is not None:
             found = import_log(import_from, log, setup.target)
             on_event(
@@ -56,6 +60,10 @@ def tune_relay_space(
                     f"{setup.target.name}",
                 )
             )
+        if imports_alone:
+            trials_per_task = 0
+            text = "imported trials are measured, so none are simulated into their folder"
+            on_event(Notice("info", f"{text}; another --tuning-logs takes simulated ones"))
         with Account(
             folder,
             lambda: count_lines(log),

@@ -198,6 +198,33 @@ def test_tune_compile_verify_and_go_on(
 
 @pytest.mark.relay
 @pytest.mark.qemu
+@pytest.mark.timeout(600)
+def test_a_log_of_a_board_is_imported_where_the_board_is_not(
+    ofatvm: Callable[..., Any], tmp_path: Path
+) -> None:
+    tensors = [["TENSOR", [1, 64, 4, 4], "float32"], ["TENSOR", [256, 64, 1, 1], "float32"]]
+    rest = [[1, 1], [0, 0, 0, 0], [1, 1], "NCHW", "NCHW", "float32"]
+    tiles = [["tile_ic", "sp", [-1, 4]], ["tile_oc", "sp", [-1, 4]], ["tile_ow", "sp", [-1, 4]]]
+    trial = {
+        "input": ["llvm -mcpu=cortex-a72", "conv2d_NCHWc.x86", [*tensors, *rest], {}],
+        "config": {"index": 3, "code_hash": None, "entity": [*tiles, ["tile_oh", "ot", 1]]},
+        "result": [[1.3e-05], 0, 1.3e-05, 1795694837.6],
+    }
+    log = tmp_path / "theirs.log"
+    log.write_text(json.dumps(trial) + "\n")
+    logs = ("--tuning-logs", tmp_path / "logs", "--workspace", tmp_path / "work")
+    tune = ("tune", "--ir", "relay", "--target", "llvm -mcpu=cortex-a72", *logs)
+    taken = ofatvm(*tune, "--import-log", log, "--json")
+    assert taken.code == 0, taken.err
+    assert (taken.json["trials"], taken.json["new_trials"]) == (1, 0)
+    assert "imported trials are measured" in taken.err
+    mixed = ofatvm(*tune, "--time-budget", "1s")
+    assert mixed.code == 2
+    assert "simulated" in mixed.err
+
+
+@pytest.mark.relay
+@pytest.mark.qemu
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", ["host", "llvm -mcpu=cortex-a72"])
