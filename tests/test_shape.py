@@ -29,8 +29,8 @@ HEAVY_HOMES = {
 LAYERS = [
     {"errors"},
     {
-        *("arch", "elf", "events", "files", "graph", "machine", "measurement", "paths", "spaces"),
-        *("road", "target", "target_text"),
+        *("arch", "elf", "events", "files", "graph", "lock", "machine", "measurement", "paths"),
+        *("road", "spaces", "target", "target_text"),
     },
     {
         "bundle",
