@@ -249,18 +249,18 @@ def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
         "| subnet | M MACs | from the supernet | alone (batch) | difference, points | "
-        "10^15 MACs alone |",
+        "10^12 MACs alone |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["subnets"]:
         lines.append(
             f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
             f"{row['alone_percent']:.2f} % ({row['alone_batch']}) | {row['gain_points']:+.2f} +- "
-            f"{row['gain_half_width']:.2f} | {row['alone_training_macs'] / 1e15:.2f} |"
+            f"{row['gain_half_width']:.2f} | {row['alone_training_macs'] / 1e12:.2f} |"
         )
-    whole = result["supernet_training_macs"] / 1e15
+    whole = result["supernet_training_macs"] / 1e12
     lines.append(
-        f"\nThe supernet, {result['epochs']} epochs, batch {result['batch']}: {whole:.2f} 10^15 "
+        f"\nThe supernet, {result['epochs']} epochs, batch {result['batch']}: {whole:.2f} 10^12 "
         "MACs; the five alone, at least as many epochs each: "
         f"{result['alone_over_supernet_macs']:.2f} times that. {result['test_images']} test "
         "images; +- is half a 95 % interval over images."
