@@ -34,8 +34,6 @@ from tests.rpc_boards import (
 )
 
 TIMEOUT_S = 12.0
-# A busy machine needs a moment more than the 2 s promised.
-SLACK_S = 8.0
 WORK = Protocol(processes=1, rounds=7, block_ms=100.0, warmup_ms=5.0, half_width=1e-9)
 FAULTS = ("kill", "stop", "half-open", "garbage")
 NUMBERS = (0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 20)))
@@ -95,7 +93,7 @@ def test_the_only_board_fails_and_the_run_ends_in_time(
     with device(bench, stage) as rpc:
         with pytest.raises(DeviceError, match=r"127\.0\.0\.1") as caught:
             rpc.measure([program] * 2, WORK, seed=number, on_visit=fault.strike)
-        assert time.monotonic() - fault.at < TIMEOUT_S + 2 + SLACK_S
+        assert time.monotonic() - fault.at < TIMEOUT_S + 2
         assert caught.value.hint
     assert not sessions_here()
     fault.relay.close()
@@ -163,7 +161,7 @@ def test_a_listener_that_never_answers_is_passed_over(
         started = time.monotonic()
         with pytest.raises(DeviceError):
             rpc.measure([program], WORK, seed=0)
-        assert time.monotonic() - started < 8.0 + 2 + SLACK_S
+        assert time.monotonic() - started < 8.0 + 2
     kill_tree(mute)
     silent.close()
 
