@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofatvm.arch import make_divisible
+from ofatvm.supernet.depthwise import depthwise
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
@@ -262,10 +263,8 @@ class _DepthwiseNorm(nn.Module):
         return tensors
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
-        mid = x.shape[1]
-        weight = self.conv.sliced(mid, kernel)
-        y: Tensor = F.conv2d(x, weight, stride=self.stride, padding=kernel // 2, groups=mid)
-        y = self.act(self.bn(y))
+        weight = self.conv.sliced(x.shape[1], kernel)
+        y = self.act(self.bn(depthwise(x, weight, self.stride)))
         return y if self.se is None else self.se(y)
 
 
