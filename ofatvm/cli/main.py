@@ -37,7 +37,7 @@ from typing import Any
 import click
 
 from ofatvm import __version__
-from ofatvm.cli.options import join_target, move_ir
+from ofatvm.cli.options import join_target, move_ir, refuse_empty
 from ofatvm.cli.render import (
     Progressor,
     Result,
@@ -87,8 +87,6 @@ class Workspace(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The folder as a path."""
-        if not str(value).strip():
-            raise UsageError("--workspace is empty", hint="give a folder, or leave it out")
         path = Path(value)
         there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
         if not os.path.isdir(there):
@@ -177,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str], *, as_json: bool) -> int:
     kind = ""
     try:
+        refuse_empty(words)
         with group.make_context("ofatvm", words or ["--help"]) as context:
             return int(group.invoke(context) or 0)
     except click.exceptions.Exit as caught:

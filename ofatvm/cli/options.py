@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import click
 
-from ofatvm.errors import BudgetError
+from ofatvm.errors import BudgetError, UsageError
 from ofatvm.target_text import KINDS, takes
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
@@ -133,6 +134,21 @@ def move_ir(arguments: list[str]) -> list[str]:
     if not count or len(arguments) <= count or arguments[count].startswith("-"):
         return arguments
     return [arguments[count], *arguments[:count], *arguments[count + 1 :]]
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """UsageError for an option whose value is empty, as an unset shell variable leaves it.
+
+    Read as a path, it would be the current folder.
+    """
+    options = arguments[: arguments.index("--") if "--" in arguments else None]
+    for option, value in pairwise(options):
+        if option.startswith("--") and "=" not in option and not value.strip():
+            raise UsageError(f"{option} is empty", hint="give a value, or leave it out")
+    for word in options:
+        option, equals, value = word.partition("=")
+        if word.startswith("--") and equals and not value.strip():
+            raise UsageError(f"{option} is empty", hint="give a value, or leave it out")
 
 
 def join_target(arguments: list[str]) -> list[str]:
