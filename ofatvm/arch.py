@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,24 +20,6 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     """Nearest multiple of `divisor`, never below 90 % of `value` (the MobileNet rule)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-Drawing = Callable[[Sequence[int], int], list[int]]
-
-
-def evenly(rng: np.random.Generator) -> Drawing:
-    """A function that draws so many of some choices, all as likely."""
-    return lambda choices, count: rng.choice(choices, count).tolist()
-
-
-def leaning(rng: np.random.Generator) -> Drawing:
-    """As `evenly`, but leaning towards the small or the large by a share drawn once."""
-    share = rng.uniform()
-
-    def drawn(choices: Sequence[int], count: int) -> list[int]:
-        return [choices[i] for i in rng.binomial(len(choices) - 1, share, count)]
-
-    return drawn
 
 
 @dataclass(frozen=True, slots=True)

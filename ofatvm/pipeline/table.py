@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import Arch, ArchSpace, leaning
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.supernet.evaluate import Exam, evaluate
 
@@ -47,7 +47,11 @@ def table_archs(space: ArchSpace, count: int, seed: int) -> tuple[list[Arch], np
 
 
 def _leaning(space: ArchSpace, rng: np.random.Generator) -> Arch:
-    drawn = leaning(rng)
+    share = rng.uniform()
+
+    def drawn(choices: Sequence[int], size: int) -> list[int]:
+        return [choices[i] for i in rng.binomial(len(choices) - 1, share, size)]
+
     return space.arch(
         drawn(space.kernels, space.blocks),
         drawn(space.expands, space.blocks),

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ofatvm.arch import Arch, ArchSpace, evenly, leaning
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.errors import BudgetError
 
 MAX_EPOCHS = 10_000
@@ -29,10 +29,7 @@ class Phase:
     `kernels`, `expands` and `depths` say how many of the space's choices are open, counted from the
     largest. `subnets` are drawn at random in every step; with `ends` the largest and the smallest
     are trained as well. All subnets of a step stand at one resolution, drawn at random; with
-    `resolutions` "each" the largest stands at the highest and every other at one of its own, and
-    with "balanced" low resolutions are drawn the more often the fewer pixels they have. Where
-    `sampling` is "leaning", a subnet's choices lean together towards small or large: independent
-    choices hardly ever give a small or a large one (AttentiveNAS, CVPR 2021, has the problem). A
+    `resolutions` "each" the largest stands at the highest and every other at one of its own. A
     teacher "largest" is the largest network as the first phase left it; "in place" is the largest
     network of the same step. `epochs` include the warm-up.
     """
@@ -48,8 +45,7 @@ class Phase:
     ends: bool = False
     teacher: Teacher = "largest"
     sort_channels: bool = False
-    resolutions: Literal["step", "each", "balanced"] = "step"
-    sampling: Literal["uniform", "leaning"] = "uniform"
+    resolutions: Literal["step", "each"] = "step"
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` epochs: linear warm-up, then half a cosine down to zero."""
@@ -64,12 +60,11 @@ class Phase:
         `seed` decides.
         """
         rng = np.random.default_rng(seed)
-        shares = self._shares(space)
-        common = int(rng.choice(space.resolutions, p=shares))
-        each = self.resolutions != "step"
+        common = int(rng.choice(space.resolutions))
+        each = self.resolutions == "each"
 
         def resolution() -> int:
-            return int(rng.choice(space.resolutions, p=shares)) if each else common
+            return int(rng.choice(space.resolutions)) if each else common
 
         drawn = [self._draw(space, rng, resolution()) for _ in range(self.subnets)]
         if not self.ends:
@@ -82,19 +77,11 @@ class Phase:
         )
         return (space.largest(space.resolutions[-1] if each else common), smallest, *drawn)
 
-    def _shares(self, space: ArchSpace) -> np.ndarray | None:
-        """How often each resolution is drawn, adding up to 1; None when all as often."""
-        if self.resolutions != "balanced":
-            return None
-        rates = np.array(space.resolutions, dtype=float) ** -2
-        return rates / rates.sum()
-
     def _draw(self, space: ArchSpace, rng: np.random.Generator, resolution: int) -> Arch:
-        drawn = leaning(rng) if self.sampling == "leaning" else evenly(rng)
         return space.arch(
-            drawn(space.kernels[-self.kernels :], space.blocks),
-            drawn(space.expands[-self.expands :], space.blocks),
-            drawn(space.depths[-self.depths :], len(space.stages)),
+            rng.choice(space.kernels[-self.kernels :], space.blocks).tolist(),
+            rng.choice(space.expands[-self.expands :], space.blocks).tolist(),
+            rng.choice(space.depths[-self.depths :], len(space.stages)).tolist(),
             resolution,
         )
 
@@ -142,10 +129,10 @@ class RunConfig:
 
 
 def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase, ...]:
-    """One phase with everything open: largest, smallest and a random subnet in each step.
+    """One phase with everything open: largest, smallest and two random subnets in each step.
 
     The largest sees the images at the highest resolution, as in BigNAS (section 3.2), so that the
-    teacher is the best there is; the highest comes less often for the others.
+    teacher is the best there is.
     """
     return (
         Phase(
@@ -156,11 +143,10 @@ def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase
             kernels=len(space.kernels),
             expands=len(space.expands),
             depths=len(space.depths),
-            subnets=1,
+            subnets=2,
             ends=True,
             teacher="in place",
-            resolutions="balanced",
-            sampling="leaning",
+            resolutions="each",
         ),
     )
 
