@@ -77,7 +77,9 @@ def run_images(
     """Load `model` once and call it for one image after another; the outputs (n, ...).
 
     `images` is (n, height, width, channels) float32; each call gets (1, height, width, channels).
+    No more threads are used than there are cores: they wait for each other spinning.
     """
+    threads = min(threads, len(os.sched_getaffinity(0)))
     with _finished_child(model, images, threads, timeout_s, EVERY_IMAGE, built_with, ir) as folder:
         output = _output(folder)
     if len(output) != len(images):

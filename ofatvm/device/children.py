@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import struct
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,10 @@ from ofatvm.errors import CompileError, DeviceError, OfatvmError
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
+
+DIED = "the worker process died"
+LOST = (ChildProcessError, EOFError, struct.error, pickle.UnpicklingError)
+"""What a pool raises when its child is gone, be it in the middle of an answer."""
 
 
 def child_pool(
@@ -55,10 +61,10 @@ def outcome(job: Any, what: str, *, apart: bool = False) -> tuple[Any, str]:
         return job.result(), ""
     except TimeoutError:
         return None, f"{what}: took too long and was killed"
-    except ChildProcessError:
+    except LOST:
         if apart:
             raise DeviceError(f"{what}: the worker died", hint="is memory short?") from None
-        return None, f"{what}: the worker process died"
+        return None, f"{what}: {DIED}"
     except OfatvmError as error:
         # No linker: not the candidate's fault, and true of all others.
         raise type(error)(last_line(error).partition(": ")[2]) from None

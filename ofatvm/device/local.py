@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pickle
-import struct
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Kind
-from ofatvm.device.children import child_pool, last_line
+from ofatvm.device.children import LOST, child_pool, last_line
+from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.rounds import (
     KERNEL_MS,
     STRIKES,
@@ -33,7 +28,7 @@ from ofatvm.device.visit import (
     time_kernels,
     visit_program,
 )
-from ofatvm.errors import BusyError, DeviceError
+from ofatvm.errors import DeviceError
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -72,19 +67,11 @@ class LocalDevice:
         self.yardstick = None if yardstick is None else program_spec(yardstick)
         self.yardstick_s = yardstick_s
         self._pool: PopenPoolExecutor | None = None
-        self._lock: int | None = None
+        self._lock = MeasuringLock()
 
     def __enter__(self) -> LocalDevice:
         """Take the machine-wide measuring lock."""
-        lock = _open_lock(Path(tempfile.gettempdir()) / "ofatvm-measuring.lock")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise BusyError(
-                "another ofatvm process is measuring on this machine", hint="wait for it to end"
-            ) from None
-        self._lock = lock
+        self._lock.take()
         return self
 
     def __exit__(
@@ -95,9 +82,7 @@ class LocalDevice:
     ) -> None:
         """Stop the child process and give the lock back."""
         self._restart()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.give_back()
 
     def measure(
         self,
@@ -186,7 +171,7 @@ class LocalDevice:
             return self._pool.submit(function, *arguments).result(VISIT_TIMEOUT_S + START_S)
         except TimeoutError:
             raise _CandidateError(f"took longer than {VISIT_TIMEOUT_S:.0f} s") from None
-        except (ChildProcessError, EOFError, struct.error, pickle.UnpicklingError):
+        except LOST:
             raise _CandidateError("the process running it died") from None
         except (
             RuntimeError,
@@ -207,14 +192,6 @@ class LocalDevice:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        # Without O_CREAT, which Linux refuses for another user's file in a shared folder.
-        return os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 class _CandidateError(Exception):

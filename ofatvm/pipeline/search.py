@@ -157,8 +157,11 @@ class _Search:
             order = [*by_accuracy[: count // 2], *order]
         return [archs[i] for i in dict.fromkeys(order)][:count]
 
-    def measured_front(self) -> tuple[list[Arch], np.ndarray]:
-        """The non-dominated of all measured architectures under the budget, and their costs."""
+    def measured_front(self) -> tuple[list[Arch], np.ndarray, bool]:
+        """The non-dominated of all measured, their costs, and whether they meet the budget.
+
+        Where none meets it, those that miss it by least.
+        """
         archs = [a for a, m in self.found.items() if m.latency_ms is not None]
         rows = self.setup.space.to_rows(archs)
         latency = latencies_ms([self.found[a] for a in archs])
@@ -167,7 +170,8 @@ class _Search:
         violation = self.budget.violation(rows, self.setup.tables, latency, top1)
         best = front(costs, violation)
         best = best[np.argsort(costs[best, 0], kind="stable")]
-        return [archs[i] for i in best], costs[best]
+        met = bool((violation[best] <= 0).all())
+        return [archs[i] for i in best], costs[best], met
 
 
 def search(
@@ -218,9 +222,11 @@ def search(
         rounds += 1
         model = fit_latency(setup, list(run.found.values()), run.kernel_ms, seed=config.seed)
         result = run.evolve(model, rounds)
-        _, costs = run.measured_front()
-        volume = hypervolume_2d(costs, corner)
+        _, costs, met = run.measured_front()
         on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated, device.kind)))
+        if not met:
+            continue  # the nearest miss has a volume that says nothing
+        volume = hypervolume_2d(costs, corner)
         if volume < best_volume * (1 + config.settled):
             break
         best_volume = max(best_volume, volume)
@@ -268,7 +274,7 @@ def _corner(run: _Search) -> tuple[float, float]:
 
 def _finals(run: _Search, model: LatencyModel) -> tuple[Point, ...]:
     """Rebuild and measure the finalists by the full protocol; the front of what comes out."""
-    archs, costs = run.measured_front()
+    archs, costs, _ = run.measured_front()
     limit = run.config.finalists
     keep = np.unique(np.linspace(0, len(archs) - 1, min(limit, len(archs))).round().astype(int))
     chosen = [archs[i] for i in keep]

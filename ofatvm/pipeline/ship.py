@@ -27,6 +27,7 @@ from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.contents import file_contents, supernet_contents
+from ofatvm.pipeline.device_choice import LOCAL
 from ofatvm.pipeline.examine import Examined, examine
 from ofatvm.pipeline.prove import prove
 from ofatvm.pipeline.relay import build_through_relay, road_versions
@@ -100,7 +101,7 @@ def ship(
                 supernet=supernet,
                 on_event=on_event,
             )
-        if proof.here:
+        if proof.here and setup.device == LOCAL:
             _compare_latency(model, contents.sample, setup, measurement, on_event)
         agreement, examined = proof.agreement, None
         if supernet is not None:

@@ -18,6 +18,7 @@ from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import (
     database_damage,
+    is_workload,
     write_database,
     write_owner,
 )
@@ -96,7 +97,9 @@ def tune_space(
                 )
             finally:
                 best = journal.best_of_all()
-                count = write_database(folder, setup.target, best)
+                # A journal may hold workloads that only another version knows.
+                known = {key: trial for key, trial in best.items() if is_workload(key)}
+                count = write_database(folder, setup.target, known)
     return summary, min(coverage(uses, best) for uses in spaces), count
 
 

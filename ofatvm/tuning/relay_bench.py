@@ -16,6 +16,7 @@ from ofatvm.compiler.link import find_linker, linked_triple
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.relay_env import RelayError, RelayPool, RelayProcess
 from ofatvm.compiler.relay_graph import kernel_program
+from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.errors import CompileError
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
@@ -85,6 +86,7 @@ class RelayBench:
         """`pool` builds."""
         self.target, self.blocking, self.pool = target, blocking, pool
         self.disturbed = 0
+        self._lock = MeasuringLock()
         self._linker = find_linker(linked_triple(target))
         self._runner = RelayProcess(target.threads, initialise=start_device)
         self._reference: str | None = None
@@ -94,7 +96,8 @@ class RelayBench:
         self._count = 0
 
     def __enter__(self) -> Self:
-        """Processes start when they are needed."""
+        """Take the measuring lock; processes start when they are needed."""
+        self._lock.take()
         return self
 
     def __exit__(
@@ -106,6 +109,7 @@ class RelayBench:
         """Stop the runner and delete what was built."""
         self._runner.end()
         self._folder.cleanup()
+        self._lock.give_back()
 
     def measure(
         self, candidates: Sequence[Candidate], timing: Timing

@@ -62,7 +62,7 @@ class RpcBench:
         """`builders` processes compile here; `timeout_s`: see `BoardPool`."""
         self.disturbed = 0
         self._unit = unit
-        self._workers = Workers(target, unit, builders=builders)
+        self._workers = Workers(target, unit, builders=builders, measures=False)
         self._reference: tuple[str, tuple[int, ...]] | None = None
         self._best: dict[str, float] = {}
         self.boards = BoardPool(

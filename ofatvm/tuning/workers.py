@@ -23,9 +23,10 @@ from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.device.children import child_pool, outcome, set_threads
+from ofatvm.device.children import DIED, child_pool, outcome, set_threads
+from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.loaded import Loaded, load_program
-from ofatvm.errors import CompileError
+from ofatvm.errors import CompileError, DeviceError
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ class Bench(Protocol):
 class Workers:
     """This machine as a bench: builders and one runner for a target."""
 
-    def __init__(self, target: Target, unit: VectorUnit, *, builders: int) -> None:
-        """Start lazily: the first job starts a process."""
+    def __init__(
+        self, target: Target, unit: VectorUnit, *, builders: int, measures: bool = True
+    ) -> None:
+        """Start lazily: the first job starts a process. Who `measures` takes the measuring lock."""
         self.target = target
+        self._lock = MeasuringLock() if measures else None
         self.unit = unit
         self.builders = builders
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -108,7 +112,9 @@ class Workers:
         self._run_pool: PopenPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
-        """Start the pools."""
+        """Take the measuring lock and start the pools."""
+        if self._lock is not None:
+            self._lock.take()
         sweep()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._build_pool = child_pool(
@@ -133,6 +139,8 @@ class Workers:
                 pool.shutdown()
         if self._folder is not None:
             self._folder.cleanup()
+        if self._lock is not None:
+            self._lock.give_back()
 
     def measure(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
@@ -175,7 +183,11 @@ class Workers:
                 time_kernel, str(path), tuple(sizes), timing, self._built_reference()
             )
             result, error = outcome(job, "run")
+            if error.endswith(DIED) and attempt == 0:
+                continue  # it may have been killed from outside, for want of memory
             if error:
+                self._require_alive(error)
+                path.unlink(missing_ok=True)
                 return (), error
             samples, reference_s = result
             self._reference_s = min(self._reference_s, reference_s)
@@ -186,6 +198,19 @@ class Workers:
                 self.disturbed += 1
         path.unlink(missing_ok=True)
         return tuple(sample / max(1.0, slowdown) for sample in samples), ""
+
+    def _require_alive(self, error: str) -> None:
+        """DeviceError if even the reference kernel fails: no candidate is to blame for that."""
+        if not error.endswith(DIED):
+            return
+        assert self._run_pool is not None
+        path, sizes = self._built_reference()
+        job = self._run_pool.submit(time_kernel, path, tuple(sizes), Timing(), (path, sizes))
+        if outcome(job, "run")[1]:
+            raise DeviceError(
+                f"not even the reference kernel runs on this machine: {error}",
+                hint="is memory short? The same command continues",
+            )
 
     def _built_reference(self) -> tuple[str, Sequence[int]]:
         if self._reference is None:

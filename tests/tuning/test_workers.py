@@ -4,7 +4,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,9 @@ from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import default_config
-from ofatvm.errors import MissingInputError
+from ofatvm.errors import BusyError, DeviceError, MissingInputError
 from ofatvm.tuning import workers as module
-from ofatvm.tuning.workers import Timing, Workers
+from ofatvm.tuning.workers import Timing, Workers, time_kernel
 
 SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
 DEPTHWISE = Workload("depthwise", (8, 8, 16), (8, 8, 16), 3)
@@ -126,10 +128,61 @@ def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "set_threads", _no_linker)
         with (
-            Workers(host, vector_unit(host), builders=1) as running,
+            Workers(host, vector_unit(host), builders=1, measures=False) as running,
             pytest.raises(MissingInputError, match=r"^no ld found$"),
         ):
             running.build([(SMALL, default_config(SMALL, running.unit))])
+
+
+def test_a_second_tuning_process_is_told_to_wait(workers: Workers) -> None:
+    with (
+        pytest.raises(BusyError, match="another ofatvm process is measuring"),
+        Workers(workers.target, workers.unit, builders=1),
+    ):
+        pass
+
+
+def test_a_runner_killed_from_outside_does_not_fail_its_candidate(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "killed"
+    monkeypatch.setattr(module, "time_kernel", partial(_killed_once, str(flag)))
+    config = default_config(SMALL, workers.unit)
+    [(path, _)] = workers.build([(SMALL, config)])
+    assert path is not None
+    samples, error = workers.run(path, kernel_sizes(SMALL, config), Timing())
+    assert flag.exists()
+    assert (error, min(samples) > 0) == ("", True)
+
+
+def test_when_even_the_reference_kernel_dies_no_candidate_is_blamed(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = default_config(SMALL, workers.unit)
+    [(path, _)] = workers.build([(SMALL, config)])
+    assert path is not None
+    monkeypatch.setattr(module, "time_kernel", _dies)
+    with pytest.raises(DeviceError, match="not even the reference kernel"):
+        workers.run(path, kernel_sizes(SMALL, config), Timing())
+    monkeypatch.undo()
+    assert_works(workers)
+
+
+def _killed_once(flag: str, *arguments: Any) -> Any:
+    import os
+    import signal
+
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return time_kernel(*arguments)
+
+
+def _dies(*arguments: Any) -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _no_linker(threads: int) -> None:
