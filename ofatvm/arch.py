@@ -265,10 +265,11 @@ class ArchSpace:
         if unknown or missing:
             raise ArchError(
                 f"an OFA architecture has the keys ks, e, d and perhaps r; missing {missing}, "
-                f"unknown {unknown} in {shorten(text)!r}"
+                f"unknown {shorten(str(unknown))} in {shorten(text)!r}"
             )
         if value.get("wid") is not None:
-            raise ArchError(f'"wid" must be null (the space fixes the width), got {value["wid"]!r}')
+            given = shorten(repr(value["wid"]))
+            raise ArchError(f'"wid" must be null (the space fixes the width), got {given}')
         resolution = value.get("r")
         if isinstance(resolution, list) and len(resolution) == 1:
             resolution = resolution[0]

@@ -158,7 +158,13 @@ class Store:
                 name: _from_column(name, value) for name, value in zip(COLUMNS, row, strict=True)
             }
             return Measurement(**values)
-        except (ValueError, TypeError, MeasurementError) as error:
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+            MeasurementError,
+        ) as error:
             raise StoreError(
                 f"measurement {number} in {self.path} makes no sense: {error}",
                 hint="move the file away; a new one is made",
@@ -171,6 +177,12 @@ class Store:
                 "SELECT target, space, kind, source, threads, count(*), sum(error != ''), "
                 'max("when") FROM measurements GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5'
             ).fetchall()
+        for row in rows:
+            if not all(isinstance(value, str) for value in (*row[:4], row[-1])):
+                raise StoreError(
+                    f"a measurement in {self.path} makes no sense: {row[:4]!r}",
+                    hint="move the file away; a new one is made",
+                )
         return [Holding(*row) for row in rows]
 
     def put_state(self, run: str, key: str, value: Any) -> None:
@@ -192,8 +204,14 @@ class Store:
             ).fetchone()
         if row is None:
             return default
-        stored = bytes(row[0])
-        return stored[1:] if stored[:1] == b"b" else json.loads(stored[1:])
+        try:
+            stored = memoryview(row[0]).tobytes()
+            return stored[1:] if stored[:1] == b"b" else json.loads(stored[1:])
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(
+                f"the value of {key!r} of {run!r} in {self.path} makes no sense: {error}",
+                hint="move the file away; a new one is made",
+            ) from None
 
     def delete_run(self, run: str) -> None:
         """Forget all state of a run; measurements stay."""
@@ -204,7 +222,13 @@ class Store:
         """The runs that have state, sorted."""
         with _explained(self.path):
             rows = self._connection.execute("SELECT DISTINCT run FROM state ORDER BY run")
-            return [row[0] for row in rows]
+            found = [row[0] for row in rows]
+        if not all(isinstance(run, str) for run in found):
+            raise StoreError(
+                f"a run in {self.path} has a name that is no text",
+                hint="move the file away; a new one is made",
+            )
+        return found
 
 
 def _connect(path: Path) -> sqlite3.Connection:

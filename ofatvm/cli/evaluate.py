@@ -9,7 +9,7 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, RESOLUTION, SEED
-from ofatvm.cli.render import Column, Result, table
+from ofatvm.cli.render import Column, Result, one_line, table
 from ofatvm.errors import UsageError
 
 COLUMNS = (
@@ -63,7 +63,7 @@ def command(
         archs = read_archs(words, file, folder.space.name, resolution)
     if data is None:
         images: Images = folder.evaluation()
-        what = f"held-out images of {folder.data.get('name', folder.name)}"
+        what = one_line(f"held-out images of {folder.data.get('name', folder.name)}")
     else:
         images = load_images(
             Path(data),
@@ -73,8 +73,8 @@ def command(
             cache=run.workspace / "datasets",
         )
         what = f"images of {data}"
+    guesses = predicted_accuracy(archs, folder)  # what is damaged shows before the work is done
     top1 = evaluate_folder(folder, images, archs, on_event=run.on_event)
-    guesses = predicted_accuracy(archs, folder)
     rows: list[dict[str, Any]] = [
         {
             "arch": arch.encode(),

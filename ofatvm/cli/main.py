@@ -217,14 +217,29 @@ def _system_error(caught: Exception) -> tuple[OfatvmError, str]:
     if isinstance(caught, OSError) and caught.errno == errno.ENOSPC:
         where = f" for {caught.filename}" if caught.filename else ""
         return OfatvmError(f"no space left on the disk{where}", hint="free some"), "System"
-    if isinstance(caught, FileNotFoundError) and caught.filename:
-        return MissingInputError(f"there is no {caught.filename}"), "MissingInputError"
     if isinstance(caught, OSError) and caught.filename:
+        from ofatvm.arch import shorten
+
+        file = shorten(str(caught.filename), 200)
+        hint = "" if file == "stdout" else "give another path, or mend that one"
+        if isinstance(caught, FileNotFoundError):
+            return MissingInputError(f"there is no {file}", hint=hint), "MissingInputError"
         reason = caught.strerror or type(caught).__name__
-        return UsageError(f"cannot use {caught.filename}: {reason}"), "System"
+        return UsageError(f"cannot use {file}: {reason}", hint=hint), "System"
+    if isinstance(caught, FileNotFoundError) and not _current_folder_exists():
+        hint = "cd into one that is"
+        return UsageError("the current folder is not there any more", hint=hint), "UsageError"
     described = f"{type(caught).__name__}: {caught}" if str(caught) else type(caught).__name__
     hint = "set OFATVM_DEBUG=1 for the traceback"
     return OfatvmError(f"internal error: {described}", hint=hint), "InternalError"
+
+
+def _current_folder_exists() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

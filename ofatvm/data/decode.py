@@ -34,6 +34,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
+            # What range such numbers have is not written anywhere; most would be read as black.
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError("its pixels are 32-bit numbers; save it with 8 or 16 bits")
             yield image
     except UnidentifiedImageError:
         raise DatasetError(

@@ -118,7 +118,13 @@ def class_names(names: np.ndarray, path: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"classes of {path} must be text of shape (k,), got {names.dtype} {names.shape}"
         )
-    result = tuple(names.tolist())
+    try:
+        result = tuple(names.tolist())
+        "".join(result).encode()
+    except (SystemError, ValueError):  # code points that no text has
+        raise DatasetError(
+            f"classes of {path} are not valid text", hint="make or fetch it again"
+        ) from None
     if len(set(result)) != len(result):
         twice = next(name for name in result if result.count(name) > 1)
         raise DatasetError(f"classes of {path} must be distinct, {twice!r} is there twice")

@@ -85,7 +85,12 @@ def train_supernet(
     check_out(out)
     archs, uniform = table_archs(space, leaving.table_size, config.seed)
     work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the supernet {out}: {error.strerror}", hint="give another --out"
+        ) from None
     exam = make_exam(dataset, space, config.seed)
     with ExitStack() as held:
         with joined() as processes:

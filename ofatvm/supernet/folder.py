@@ -169,6 +169,10 @@ def read_supernet(path: Path) -> SupernetFolder:
             figures=dict(value["figures"]),
             files={str(key): str(digest) for key, digest in dict(value["files"]).items()},
         )
+        # Half a surrogate pair is no text: what cannot be encoded could not be shipped.
+        json.dumps(value, ensure_ascii=False).encode()
+        if not all(name.strip() and name.isprintable() for name in (folder.name, *folder.classes)):
+            raise ValueError("its name and classes must be printable text")
         if len(folder.classes) != space.classes:
             raise ValueError(f"{len(folder.classes)} classes, its space has {space.classes}")
         if not len(folder.mean) == len(folder.std) == space.in_channels:

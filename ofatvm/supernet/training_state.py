@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def load_state(folder: Path, key: str) -> TrainingState | None:
             losses=[float(loss) for loss in about.get("losses", [])],
             tensors=groups,
         )
+        if not 0 <= state.seconds < math.inf:
+            raise ValueError(f"it took {state.seconds} seconds")
     except (
         SafetensorError,
         ValueError,

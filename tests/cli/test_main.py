@@ -70,15 +70,19 @@ def no_space() -> OSError:
         (
             PermissionError(13, "Permission denied", "/x"),
             2,
-            "error: cannot use /x: Permission denied",
+            "error: cannot use /x: Permission denied (give another path, or mend that one)",
         ),
         (
             OSError(30, "Read-only file system", "/x"),
             2,
-            "error: cannot use /x: Read-only file system",
+            "error: cannot use /x: Read-only file system (give another path, or mend that one)",
         ),
         (no_space(), 1, "error: no space left on the disk for /x/file (free some)"),
-        (FileNotFoundError(2, "No such file", "/x"), 5, "error: there is no /x"),
+        (
+            FileNotFoundError(2, "No such file", "/x"),
+            5,
+            "error: there is no /x (give another path, or mend that one)",
+        ),
         (MemoryError(), 1, "error: out of memory (close other programs and try again)"),
         (
             ZeroDivisionError("by zero"),
@@ -371,7 +375,7 @@ sys.exit(m.main(["wait"]))
 
 
 @pytest.mark.parametrize(
-    "value", ["-5", "0", "nan", "inf", "1e400", "1e9", "1_0", "", "twenty", "١٢", "5ms", "0x10"]
+    "value", ["-5", "0", "nan", "inf", "1e400", "1e9", "1_0", "twenty", "١٢", "5ms", "0x10"]
 )
 def test_absurd_budgets_are_refused(ofatvm: Ofatvm, body: Any, value: str) -> None:
     body(lambda run, **options: Result({}, lambda width: ""))
@@ -426,7 +430,6 @@ def test_bad_values_are_budget_errors(kind: click.ParamType[Any], bad: list[str]
         ),
         (["--target", "llvm", "-mcpu=x", "--json"], "llvm -mcpu=x"),
         (["--target", "host", "-q"], "host"),
-        (["--target", ""], ""),
     ],
 )
 def test_a_target_may_be_typed_unquoted(
