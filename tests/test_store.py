@@ -231,6 +231,44 @@ def test_a_row_that_makes_no_sense_is_reported(tmp_path: Path, make_measurement:
         store.measurements(target="f00d")
 
 
+@pytest.mark.parametrize("samples", ["[" * 20_000, "[" + "9" * 400 + "]"])
+def test_samples_that_are_no_numbers_are_reported(
+    tmp_path: Path, make_measurement: Any, samples: str
+) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_measurement(make_measurement())
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE measurements SET samples_ms = ?", (samples,))
+    connection.close()
+    with Store.open(tmp_path) as store, pytest.raises(StoreError, match="measurement 1"):
+        store.measurements(target="f00d")
+
+
+@pytest.mark.parametrize("value", [b"j{", b"j\xff", b"", b"j" + b"[" * 20_000, "j1", 5])
+def test_state_that_makes_no_sense_is_reported(tmp_path: Path, value: Any) -> None:
+    with Store.open(tmp_path) as store:
+        store.put_state("run", "key", 1)
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE state SET value = ?", (value,))
+    connection.close()
+    with Store.open(tmp_path) as store, pytest.raises(StoreError, match="'key' of 'run'"):
+        store.get_state("run", "key")
+
+
+def test_names_that_are_no_text_are_reported(tmp_path: Path, make_measurement: Any) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_measurement(make_measurement())
+        store.put_state("run", "key", 1)
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE state SET run = x'ff'")
+        connection.execute("UPDATE measurements SET space = x'ff'")
+    connection.close()
+    with Store.open(tmp_path) as store:
+        for read in (store.runs, store.holdings):
+            with pytest.raises(StoreError, match=r"in .*store\.db"):
+                read()
+
+
 def test_an_unusable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for workspace in (tmp_path / "file", tmp_path / "file" / "below"):

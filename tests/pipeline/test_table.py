@@ -83,6 +83,14 @@ def test_a_journal_cut_anywhere_loses_only_what_was_cut(tmp_path, asked):
         assert len(asked) == 3 - data[:cut].count(b'"}\n') or data[:cut].endswith(b'"}')
 
 
+def test_a_line_that_is_nested_too_deep_is_left_out(tmp_path, asked):
+    journal = tmp_path / "table.jsonl"
+    whole = run(journal)
+    journal.write_bytes(b"[" * 100_000 + b"\n" + journal.read_bytes())
+    np.testing.assert_array_equal(run(journal), whole)
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize(
     "other",
     [

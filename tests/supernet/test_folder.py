@@ -94,6 +94,10 @@ def test_an_unknown_name_lists_what_there_is():
         ({"mean": [float("nan")]}, "finite numbers"),
         ({"schema": 2}, "not of schema 1"),
         ({"extra": 1}, "unknown or missing keys"),
+        ({"classes": ["a", "b", "\ud800"]}, "surrogates not allowed"),
+        ({"data": {"licence": "\ud800"}}, "surrogates not allowed"),
+        ({"classes": ["a", "b", "c\u001b[31m"]}, "printable text"),
+        ({"name": "n\nx"}, "printable text"),
     ],
 )
 def test_a_supernet_json_that_makes_no_sense_is_refused(tmp_path, changes, message):

@@ -38,7 +38,13 @@ def test_another_key_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("phase", "Infinity"), ("seconds", "1" + 400 * "0"), ("history", "[1]"), ("losses", "[null]")],
+    [
+        ("phase", "Infinity"),
+        ("seconds", "1" + 400 * "0"),
+        ("seconds", "NaN"),
+        ("history", "[1]"),
+        ("losses", "[null]"),
+    ],
 )
 def test_numbers_that_are_none_are_damage(tmp_path, name, value):
     save_state(tmp_path, STATE)
