@@ -1,4 +1,4 @@
-"""Gradients of depthwise convolutions, forward and backward: ours against torch's own.
+"""Depthwise convolutions forward and backward on small maps: ours against torch's own.
 
 The shapes are those of the small space's blocks, one thread, a batch of 32. Both are timed in turn
 and the ratio is taken round by round, so that a slow moment of the machine hits both. Run it on a
@@ -27,7 +27,16 @@ from ofatvm.tuning.ledger import tool_versions
 
 BATCH = 32
 # Channels, edge, stride.
-SHAPES = ((64, 14, 1), (64, 14, 2), (128, 7, 1), (192, 7, 1), (192, 7, 2), (256, 4, 1))
+SHAPES = (
+    (64, 14, 1),
+    (192, 7, 1),
+    (192, 6, 1),
+    (256, 5, 1),
+    (256, 5, 2),
+    (256, 4, 1),
+    (256, 4, 2),
+    (256, 3, 1),
+)
 
 
 def theirs(x: Tensor, weight: Tensor, stride: int) -> Tensor:

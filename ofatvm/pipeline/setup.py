@@ -297,7 +297,8 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
         on_event(
             Notice(
                 "warning",
-                f"{records.damaged} damaged tuning trials were skipped; `ofatvm tune` repairs them",
+                f"{records.damaged} damaged tuning trials were skipped"
+                + ("; `ofatvm tune` repairs them" if setup.ir == "relax" else ""),
             )
         )
     if setup.gpu:

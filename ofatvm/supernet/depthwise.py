@@ -1,4 +1,4 @@
-"""A depthwise convolution whose weight gradient is fast for kernels above 3x3 too."""
+"""A depthwise convolution whose weight gradient is fast on small maps, too."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 3  # the widest kernel whose weight gradient oneDNN computes fast
+TILE = 3
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve (n, c, h, w) by (c, 1, k, k), k odd, padded by k // 2.
 
-    The same as `F.conv2d` with c groups but for the rounding of the weight's gradient: oneDNN
-    computes that of larger kernels by a general loop, 10 to 60 times slower than that of 3x3, so
-    here it is put together of 3x3 pieces.
+    The same as `F.conv2d` with c groups but for the rounding of the weight's gradient: where the
+    map is smaller than the kernel, oneDNN computes it by a slow general loop, and it is put
+    together of 3x3 pieces here (`benchmarks/depthwise_gradient.py` times both).
     """
-    if weight.shape[-1] <= TILE or not (torch.is_grad_enabled() and weight.requires_grad):
+    learns = torch.is_grad_enabled() and weight.requires_grad
+    if not learns or min(x.shape[-2:]) >= weight.shape[-1]:
         return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
     y: Tensor = _Depthwise.apply(x, weight, stride)
     return y

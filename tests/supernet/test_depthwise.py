@@ -11,7 +11,7 @@ from ofatvm.supernet.depthwise import depthwise
 
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(4, 4), (3, 5), (14, 9)])
+@pytest.mark.parametrize("size", [(4, 4), (2, 5), (14, 9)])
 def test_agrees_with_conv2d(kernel: int, stride: int, size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(kernel)
     x = torch.randn(3, 6, *size, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -29,7 +29,7 @@ def test_agrees_with_conv2d(kernel: int, stride: int, size: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_gives_only_the_gradients_that_are_wanted(kernel: int) -> None:
-    x = torch.randn(2, 4, 6, 6)
+    x = torch.randn(2, 4, 4, 4)
     weight = torch.randn(4, 1, kernel, kernel, requires_grad=True)
     depthwise(x, weight, 1).sum().backward()
     assert x.grad is None
@@ -39,6 +39,6 @@ def test_gives_only_the_gradients_that_are_wanted(kernel: int) -> None:
 
 
 def test_of_a_frozen_weight_the_input_still_learns() -> None:
-    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    x = torch.randn(2, 4, 4, 4, requires_grad=True)
     depthwise(x, torch.randn(4, 1, 5, 5), 1).sum().backward()
     assert x.grad is not None
