@@ -42,7 +42,14 @@ def survey(workspace: Path) -> dict[str, Any]:
         with Store.open(workspace) as store:
             holdings = [asdict(holding) for holding in store.holdings()]
             runs = store.runs()
-    bundles = sorted(str(manifest.parent) for manifest in workspace.glob("**/manifest.json"))
+    manifests = [
+        path
+        for path in workspace.glob("**/manifest.json")
+        # What a killed command left half-moved has a hidden name.
+        if not any(part.startswith(".") for part in path.relative_to(workspace).parts)
+    ]
+    manifests.sort(key=lambda path: (path.stat().st_mtime_ns, path))
+    bundles = [str(path.parent) for path in manifests]
     where = "" if workspace == Path(".ofatvm") else f" --workspace {shlex.quote(str(workspace))}"
     search = f"ofatvm search --target host{where}"
     return {

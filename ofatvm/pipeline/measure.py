@@ -21,6 +21,7 @@ from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
+from ofatvm.pipeline.device_choice import RPC
 from ofatvm.pipeline.gpu import gpu_digest, gpu_programs, known_costs
 from ofatvm.pipeline.relay import relay_programs, road_versions
 from ofatvm.pipeline.setup import CALIBRATION, Setup, built, program_path
@@ -246,6 +247,9 @@ def device_state(setup: Setup, device: Device | None = None) -> str:
     name = f"device-{setup.target.fingerprint}-{setup.target.threads}"
     if setup.device == "local":
         return name
+    if device is None and setup.device.startswith(RPC):
+        # Boards are told apart by their key, as in measurements: a tunnel's port may change.
+        return f"{name}-rpc:{setup.device.rpartition('/')[2]}"
     return f"{name}-{setup.device if device is None else device.name}"
 
 
