@@ -83,6 +83,7 @@ def train_supernet(
     BusyError if another process trains into `out`.
     """
     check_out(out)
+    _check_texts(dataset, leaving)
     archs, uniform = table_archs(space, leaving.table_size, config.seed)
     work = out / WORK
     try:
@@ -171,6 +172,19 @@ def fit_accuracy(
         noise_percent=paired_noise(correct),
     )
     return AccuracyModel.fit(rows, top1, uniform, space, seed=seed), report.to_dict()
+
+
+def _check_texts(dataset: Dataset, leaving: Leaving) -> None:
+    """Refuse before the training what the folder could not be read with after it."""
+    for what, text, hint in (
+        ("the supernet's name", leaving.name, "give another --name"),
+        ("the licence", leaving.licence, "give another --licence"),
+        ("the name of the pictures", dataset.name, "rename what --data names"),
+    ):
+        if not text.isprintable():
+            raise CheckpointError(
+                f"{what} must be one line of printable text, got {ascii(text)[:80]}", hint=hint
+            )
 
 
 def check_out(out: Path) -> None:

@@ -171,8 +171,10 @@ def read_supernet(path: Path) -> SupernetFolder:
         )
         # Half a surrogate pair is no text: what cannot be encoded could not be shipped.
         json.dumps(value, ensure_ascii=False).encode()
-        if not all(name.strip() and name.isprintable() for name in (folder.name, *folder.classes)):
-            raise ValueError("its name and classes must be printable text")
+        if not folder.name.isprintable():
+            raise ValueError("its name must be printable text")
+        if not all(name.strip() and name.isprintable() for name in folder.classes):
+            raise ValueError("its classes must be printable text")
         if len(folder.classes) != space.classes:
             raise ValueError(f"{len(folder.classes)} classes, its space has {space.classes}")
         if not len(folder.mean) == len(folder.std) == space.in_channels:

@@ -157,7 +157,7 @@ cases(
     (describe(ARCH + "9" * 5000), "stage 5"),
     (describe("x" * 5000), "not an architecture"),
     (describe(ARCH, "--space", "resnet50"), "unknown space"),
-    (describe(ARCH, "--space", ""), "unknown space"),
+    (describe(ARCH, "--space", ""), "--space is empty"),
     (describe(ARCH, "--space", "mbv3w1.2"), "space"),
     (describe(ARCH, "--resolution", "131"), "131"),
     (describe(ARCH, "--resolution", "0"), "resolution"),

@@ -169,3 +169,13 @@ def test_an_unfinished_supernet_says_what_to_do(ofatvm: Run, tmp_path: Path) -> 
     answer = ofatvm("evaluate", "--supernet", tmp_path, "--count", 1)
     assert answer.code == 5
     assert "ofatvm train" in answer.err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--name", "a\nb"), ("--licence", "\udcff")])
+def test_names_that_could_not_be_read_back_are_refused_before_training(
+    ofatvm: Run, pictures: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    answer = ofatvm(*words(pictures, tmp_path / "out", option, value))
+    assert answer.code == 2
+    assert "one line of printable text" in answer.err
+    assert not (tmp_path / "out").exists()

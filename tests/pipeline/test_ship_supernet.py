@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -203,11 +202,8 @@ def test_a_file_that_was_changed_is_refused_beforehand(copy: Path, name: str) ->
 
 
 def test_a_class_of_two_lines_is_refused_beforehand(copy: Path) -> None:
-    path = copy / "supernet.json"
-    value = json.loads(path.read_text())
-    value["classes"][3] = "two\nlines"
-    path.write_text(json.dumps(value))
     folder = read_supernet(copy)
+    folder = replace(folder, classes=(*folder.classes[:3], "two\nlines", *folder.classes[4:]))
     with pytest.raises(BundleError, match="one line"):
         check_before(None, None, folder.space, folder)
 
