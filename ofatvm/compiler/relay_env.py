@@ -48,6 +48,10 @@ class RelayError(Exception):
     """What a function raised in a process of the Relay environment, or that the process died."""
 
 
+class RelayDiedError(RelayError):
+    """The process of the Relay environment died; whose fault that is is open."""
+
+
 def relay_python() -> Path:
     """The environment's interpreter: what OFATVM_RELAY_PYTHON names, or .venv-relay's.
 
@@ -175,7 +179,7 @@ class RelayProcess:
             self.end()
             if isinstance(error, TimeoutError):
                 raise
-            raise RelayError(f"the process died{said}") from None
+            raise RelayDiedError(f"the process died{said}") from None
         except KeyboardInterrupt:
             self.end()
             raise

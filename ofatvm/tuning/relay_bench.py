@@ -14,10 +14,10 @@ from typing import Any, Protocol, Self
 
 from ofatvm.compiler.link import find_linker, linked_triple
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayError, RelayPool, RelayProcess
+from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayPool, RelayProcess
 from ofatvm.compiler.relay_graph import kernel_program
 from ofatvm.device.exclusive import MeasuringLock
-from ofatvm.errors import CompileError
+from ofatvm.errors import CompileError, DeviceError
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
 from ofatvm.relay.load import start_device
@@ -159,13 +159,14 @@ class RelayBench:
         return built
 
     def _run(self, path: Path, timing: Timing) -> tuple[float | None, str]:
-        reference = (self._built_reference(), ())
         for attempt in range(RETRIES):
             try:
-                samples, reference_s = self._runner.call(
-                    time_kernel, str(path), (), timing, reference, timeout_s=RUN_TIMEOUT_S
-                )
+                samples, reference_s = self._timed(str(path), timing)
             except (RelayError, TimeoutError) as error:
+                if isinstance(error, RelayDiedError):
+                    if attempt == 0:
+                        continue  # it may have been killed from outside, for want of memory
+                    self._require_alive(error)
                 return None, f"run: {error}"
             self._reference_s = min(self._reference_s, reference_s)
             slowdown = reference_s / self._reference_s
@@ -174,6 +175,23 @@ class RelayBench:
             if attempt == 0:
                 self.disturbed += 1
         return min(samples) / max(1.0, slowdown), ""
+
+    def _timed(self, path: str, timing: Timing) -> tuple[list[float], float]:
+        reference = (self._built_reference(), ())
+        samples, reference_s = self._runner.call(
+            time_kernel, path, (), timing, reference, timeout_s=RUN_TIMEOUT_S
+        )
+        return samples, reference_s
+
+    def _require_alive(self, died: RelayDiedError) -> None:
+        """DeviceError if even the reference kernel fails: no candidate is to blame for that."""
+        try:
+            self._timed(self._built_reference(), Timing())
+        except (RelayError, TimeoutError):
+            raise DeviceError(
+                f"not even the reference kernel runs on this machine: {died}",
+                hint="is memory short? The same command continues",
+            ) from None
 
     def _built_reference(self) -> str:
         if self._reference is None:

@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayPool, RelayProcess
+from ofatvm.compiler.relay_env import RelayDiedError, RelayPool, RelayProcess
+from ofatvm.errors import DeviceError
 from ofatvm.relay.blocks import Blocking
 from ofatvm.relay.space import CUT, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
@@ -92,6 +94,29 @@ def test_a_candidate_that_does_not_compile_is_a_failed_trial(pool: RelayPool) ->
     assert found[0][0] is None
     assert found[0][1].startswith("build: ")
     assert found[1][0] is not None
+
+
+def test_a_runner_killed_from_outside_does_not_fail_its_candidate(
+    pool: RelayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RelayBench(TARGET, BLOCKING, pool) as bench:
+        runner, deaths = bench._runner, [1]
+        call = runner.call
+
+        def killed(*arguments: Any, **options: Any) -> Any:
+            if not deaths[0]:
+                return call(*arguments, **options)
+            deaths[0] -= 1
+            runner.end()
+            raise RelayDiedError("the process died")
+
+        monkeypatch.setattr(runner, "call", killed)
+        [(seconds, error)] = bench.measure([Candidate(WORKLOAD, "")], Timing())
+        assert error == ""
+        assert seconds is not None
+        deaths[0] = 99
+        with pytest.raises(DeviceError, match="not even the reference kernel"):
+            bench.measure([Candidate(WORKLOAD, "")], Timing())
 
 
 @pytest.mark.timeout(300)
