@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-import types
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from ofatvm.bundle.typed_json import decoded, encoded, no_constant, require, unique
 from ofatvm.elf import ElfFacts
-from ofatvm.errors import BundleError, TargetError
+from ofatvm.errors import BundleError
 from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.road import Ir
-from ofatvm.target import Target, target_from_dict
+from ofatvm.target import Target
 
 SCHEMA = 5
 # What manifests of an older schema do not say: its first schema, and what stands for it.
@@ -31,13 +30,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_NOTES = 16
 MAX_FILE_BYTES = 4 << 30
-MAX_TEXT = 2000
 MAX_ELEMENTS = 1 << 28
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise BundleError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +44,11 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no tensor of a network has."""
-        _require(
+        require(
             all(size >= 1 for size in self.shape) and 1 <= math.prod(self.shape) <= MAX_ELEMENTS,
             f"shape of {self.name!r} must be of positive sizes, got {self.shape}",
         )
-        _require(
+        require(
             len(self.layout) == len(self.shape),
             f"layout of {self.name!r} must name {len(self.shape)} axes, got {self.layout!r}",
         )
@@ -74,15 +67,15 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check sizes, and one mean and deviation per channel."""
-        _require(
+        require(
             1 <= self.crop <= self.resize <= 1 << 14,
             f"preprocessing needs 1 <= crop <= resize, got {self.crop} and {self.resize}",
         )
-        _require(
+        require(
             len(self.mean) == len(self.std) == len(self.channels),
             f"preprocessing needs a mean and a std for each channel of {self.channels}",
         )
-        _require(all(value > 0 for value in self.std), "preprocessing needs a std above 0")
+        require(all(value > 0 for value in self.std), "preprocessing needs a std above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +97,14 @@ class Latency:
         """Times are positive."""
         for name in ("value_ms", "p90_ms", "ci_low_ms", "ci_high_ms"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"latency.{name} must be above 0, got {value}")
-        _require(self.n >= 1, f"latency.n must be at least 1, got {self.n}")
-        _require(1 <= self.threads <= 1024, f"latency.threads must be 1-1024, got {self.threads}")
+            require(value is None or value > 0, f"latency.{name} must be above 0, got {value}")
+        require(self.n >= 1, f"latency.n must be at least 1, got {self.n}")
+        require(1 <= self.threads <= 1024, f"latency.threads must be 1-1024, got {self.threads}")
 
     @classmethod
     def of(cls, measurement: Measurement) -> Latency:
         """The figure that a good measurement gives."""
-        _require(measurement.latency_ms is not None, f"no latency: {measurement.error}")
+        require(measurement.latency_ms is not None, f"no latency: {measurement.error}")
         assert measurement.latency_ms is not None
         return cls(
             value_ms=measurement.latency_ms,
@@ -137,7 +130,7 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         """A share of images."""
-        _require(
+        require(
             0 <= self.top1_percent <= 100,
             f"accuracy.top1_percent must be 0 to 100, got {self.top1_percent}",
         )
@@ -152,8 +145,8 @@ class Agreement:
 
     def __post_init__(self) -> None:
         """A share of at least one image."""
-        _require(self.images >= 1, f"agreement.images must be at least 1, got {self.images}")
-        _require(
+        require(self.images >= 1, f"agreement.images must be at least 1, got {self.images}")
+        require(
             0 <= self.same_class_percent <= 100,
             f"agreement.same_class_percent must be 0 to 100, got {self.same_class_percent}",
         )
@@ -191,12 +184,12 @@ class Verified:
 
     def __post_init__(self) -> None:
         """An error belongs to images."""
-        _require(self.images >= 0, f"verified.images must not be negative, got {self.images}")
-        _require(
+        require(self.images >= 0, f"verified.images must not be negative, got {self.images}")
+        require(
             (self.max_error is None) == (self.images == 0),
             "verified.max_error must be given for images, and for none only",
         )
-        _require(
+        require(
             self.max_error is None or self.max_error >= 0,
             f"verified.max_error must not be negative, got {self.max_error}",
         )
@@ -239,11 +232,11 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """Check form and size, so that no absurd file is ever read."""
-        _require(
+        require(
             0 <= self.size_bytes <= MAX_FILE_BYTES,
             f"a file's size_bytes must be 0 to {MAX_FILE_BYTES}, got {self.size_bytes}",
         )
-        _require(
+        require(
             re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None,
             f"a sha256 is 64 hex digits, got {self.sha256[:70]!r}",
         )
@@ -292,14 +285,14 @@ class Manifest:
         """Check what needs no other file."""
         for name in ("inputs", "outputs"):
             count = len(getattr(self, name))
-            _require(count == 1, f"a bundle has exactly one of {name}, got {count}")
+            require(count == 1, f"a bundle has exactly one of {name}, got {count}")
         for name in ("macs", "params", "size_bytes"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name} must not be negative, got {value}")
-        _require(0 <= self.coverage <= 1, f"coverage must be 0 to 1, got {self.coverage}")
-        _require(len(self.notes) <= MAX_NOTES, f"a manifest has at most {MAX_NOTES} notes")
-        _require(len(self.files) <= MAX_FILES, f"a bundle has at most {MAX_FILES} files")
-        _require(
+            require(value >= 0, f"{name} must not be negative, got {value}")
+        require(0 <= self.coverage <= 1, f"coverage must be 0 to 1, got {self.coverage}")
+        require(len(self.notes) <= MAX_NOTES, f"a manifest has at most {MAX_NOTES} notes")
+        require(len(self.files) <= MAX_FILES, f"a bundle has at most {MAX_FILES} files")
+        require(
             all(re.fullmatch(r"[a-z0-9_]{1,32}", name) for name in self.cpu_features),
             "a CPU feature is a word of lower-case letters, digits and '_'",
         )
@@ -310,7 +303,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        value = {"format": FORMAT, "schema": SCHEMA, **_encode(self)}
+        value = {"format": FORMAT, "schema": SCHEMA, **encoded(self)}
         value["target"] = {
             "name": self.target.name,
             "options": self.target.to_dict(),
@@ -323,10 +316,10 @@ class Manifest:
 def check_name(name: str) -> None:
     """A file's name inside a bundle: plain words with slashes, inside the folder."""
     shown = repr(name[:80])
-    _require(not name.startswith("/"), f"file name {shown} in {FILE_NAME} is absolute")
-    _require(".." not in name.split("/"), f"file name {shown} in {FILE_NAME} leaves the bundle")
+    require(not name.startswith("/"), f"file name {shown} in {FILE_NAME} is absolute")
+    require(".." not in name.split("/"), f"file name {shown} in {FILE_NAME} leaves the bundle")
     word = r"(?!\.)[A-Za-z0-9._-]{1,100}"
-    _require(
+    require(
         re.fullmatch(rf"{word}(/{word}){{0,3}}", name) is not None and name != FILE_NAME,
         f"file name {shown} in {FILE_NAME} is not allowed",
     )
@@ -334,13 +327,13 @@ def check_name(name: str) -> None:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json; anything odd in it is a BundleError that names the rule."""
-    _require(
+    require(
         len(data) <= MAX_MANIFEST_BYTES,
         f"{FILE_NAME} has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are allowed",
     )
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
         )
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{FILE_NAME} is not valid JSON: {str(error)[:120]}") from None
@@ -355,89 +348,5 @@ def parse_manifest(data: bytes) -> Manifest:
     for name, (since, unsaid) in _SINCE.items():
         if schema < since:
             value.setdefault(name, unsaid)
-    decoded: Manifest = _decode(Manifest, value, FILE_NAME)
-    return decoded
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return value
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
-
-
-def _encode(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type | Target):
-        return {entry.name: _encode(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _encode(value[key]) for key in sorted(value)}
-    return [_encode(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the annotated type `kind`; `where` is its place, for the message."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return None if value is None else _decode(arguments[0], value, where)
-    if origin is Literal:
-        _require(value in arguments, f"{where} must be one of {arguments}, got {str(value)[:60]!r}")
-        return value
-    if origin is tuple:
-        _of(list, value, where)
-        items = enumerate(value)
-        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in items)
-    if origin is dict:
-        _of(dict, value, where)
-        return {
-            key: _decode(arguments[1], item, f"{where}.{key[:80]}") for key, item in value.items()
-        }
-    if kind is Target:
-        return _decode_target(value, where)
-    if is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    if kind is float and type(value) is int:
-        kind = int
-    _of(kind, value, where)
-    if type(value) is str:
-        _require(len(value) <= MAX_TEXT, f"{where} is longer than {MAX_TEXT} characters")
-    elif type(value) is not bool:
-        _require(abs(value) < 2**63, f"{where} is out of range")  # NaN is not below it either
-    return value
-
-
-def _of(kind: type, value: Any, where: str) -> None:
-    _require(type(value) is kind, f"{where} must be a {kind.__name__}, got {type(value).__name__}")
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    _of(dict, value, where)
-    hints = get_type_hints(kind)
-    for key in value:
-        _require(key in hints, f"{where} has an unknown key {key[:60]!r}")
-    lacking = sorted(set(hints) - set(value))
-    _require(not lacking, f"{where} lacks {', '.join(lacking)}")
-    return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})
-
-
-def _decode_target(value: Any, where: str) -> Target:
-    _of(dict, value, where)
-    keys = {"name": str, "options": dict, "threads": int, "fingerprint": str}
-    _require(set(value) == set(keys), f"{where} must have exactly the keys {', '.join(keys)}")
-    for key, kind in keys.items():
-        _of(kind, value[key], f"{where}.{key}")
-    try:
-        target = target_from_dict(
-            {**value["options"], "threads": value["threads"]}, name=value["name"]
-        )
-    except TargetError as error:
-        raise BundleError(f"{where} makes no sense: {error.message}") from None
-    _require(
-        target.fingerprint == value["fingerprint"],
-        f"{where}.fingerprint is {value['fingerprint'][:20]!r}, its options give "
-        f"{target.fingerprint!r}",
-    )
-    return target
+    manifest: Manifest = decoded(Manifest, value, FILE_NAME)
+    return manifest
