@@ -159,9 +159,13 @@ def build_one(
 
 
 def print_costs(costs: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Medians of compile times and sizes, and what tuning the space cost on each road."""
+    """Medians of compile times and sizes, and what tuning the space cost on each road.
+
+    Medians are over the networks that were compiled on both roads.
+    """
+    both = [row for row in costs["networks"].values() if OURS in row]
     for name in (OURS, UNTUNED, TUNED):
-        rows = [row[name] for row in costs["networks"].values() if name in row]
+        rows = [row[name] for row in both]
         seconds = np.median([row["seconds"] for row in rows])
         megabytes = np.median([row["bytes"] for row in rows]) / 1e6
         print(f"{name}: compiled in {seconds:.1f} s (median of {len(rows)}), {megabytes:.1f} MB")
