@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -17,7 +18,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayPool, RelayProcess
 from ofatvm.compiler.relay_graph import kernel_program
 from ofatvm.device.exclusive import MeasuringLock
-from ofatvm.errors import CompileError, DeviceError
+from ofatvm.errors import CompileError
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
 from ofatvm.relay.load import start_device
@@ -29,6 +30,7 @@ from ofatvm.tuning.workers import (
     RETRIES,
     RUN_TIMEOUT_S,
     Timing,
+    dead_machine,
     sweep,
     time_kernel,
 )
@@ -163,10 +165,6 @@ class RelayBench:
             try:
                 samples, reference_s = self._timed(str(path), timing)
             except (RelayError, TimeoutError) as error:
-                if isinstance(error, RelayDiedError):
-                    if attempt == 0:
-                        continue  # it may have been killed from outside, for want of memory
-                    self._require_alive(error)
                 return None, f"run: {error}"
             self._reference_s = min(self._reference_s, reference_s)
             slowdown = reference_s / self._reference_s
@@ -177,21 +175,24 @@ class RelayBench:
         return min(samples) / max(1.0, slowdown), ""
 
     def _timed(self, path: str, timing: Timing) -> tuple[list[float], float]:
+        """What `time_kernel` gives, or RelayError or TimeoutError; deaths as in `Workers`."""
+        with contextlib.suppress(RelayDiedError):
+            return self._ran(path, timing)
+        try:
+            return self._ran(path, timing)
+        except RelayDiedError as died:
+            try:
+                self._ran(self._built_reference(), Timing())
+            except (RelayError, TimeoutError):
+                raise dead_machine(died) from None
+            raise
+
+    def _ran(self, path: str, timing: Timing) -> tuple[list[float], float]:
         reference = (self._built_reference(), ())
         samples, reference_s = self._runner.call(
             time_kernel, path, (), timing, reference, timeout_s=RUN_TIMEOUT_S
         )
         return samples, reference_s
-
-    def _require_alive(self, died: RelayDiedError) -> None:
-        """DeviceError if even the reference kernel fails: no candidate is to blame for that."""
-        try:
-            self._timed(self._built_reference(), Timing())
-        except (RelayError, TimeoutError):
-            raise DeviceError(
-                f"not even the reference kernel runs on this machine: {died}",
-                hint="is memory short? The same command continues",
-            ) from None
 
     def _built_reference(self) -> str:
         if self._reference is None:

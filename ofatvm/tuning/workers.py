@@ -1,7 +1,8 @@
 """Worker processes that live on: they build kernels side by side and time them one at a time.
 
 Each worker pays for importing TVM once. A candidate that crashes or hangs takes down its worker,
-which is started again; the candidate is recorded as failed.
+which is started again. One whose worker died is tried once more, since the worker may have been
+killed from outside, and recorded as failed if the reference kernel still runs.
 
 A reference kernel is timed beside every candidate. Where it runs slower than it has run before,
 other work is disturbing the machine: the candidate is timed again, and in the end its time is
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
@@ -177,16 +178,9 @@ class Workers:
         self, path: Path, sizes: Sequence[int], timing: Timing
     ) -> tuple[tuple[float, ...], str]:
         """Samples in seconds a call on an undisturbed machine, or no samples and the error."""
-        assert self._run_pool is not None
         for attempt in range(RETRIES):
-            job = self._run_pool.submit(
-                time_kernel, str(path), tuple(sizes), timing, self._built_reference()
-            )
-            result, error = outcome(job, "run")
-            if error.endswith(DIED) and attempt == 0:
-                continue  # it may have been killed from outside, for want of memory
+            result, error = self._timed(path, sizes, timing)
             if error:
-                self._require_alive(error)
                 path.unlink(missing_ok=True)
                 return (), error
             samples, reference_s = result
@@ -199,18 +193,23 @@ class Workers:
         path.unlink(missing_ok=True)
         return tuple(sample / max(1.0, slowdown) for sample in samples), ""
 
-    def _require_alive(self, error: str) -> None:
-        """DeviceError if even the reference kernel fails: no candidate is to blame for that."""
-        if not error.endswith(DIED):
-            return
+    def _timed(self, path: Path, sizes: Sequence[int], timing: Timing) -> tuple[Any, str]:
+        """What `time_kernel` gives, or None and the error.
+
+        DeviceError if the runner dies, and dies again with the reference kernel alone.
+        """
+        reference = self._built_reference()
+        kernel = (str(path), tuple(sizes))
+        result, error = self._ran(*kernel, timing, reference)
+        if error.endswith(DIED):
+            result, error = self._ran(*kernel, timing, reference)
+        if error.endswith(DIED) and self._ran(*reference, Timing(), reference)[1]:
+            raise dead_machine(error)
+        return result, error
+
+    def _ran(self, *arguments: Any) -> tuple[Any, str]:
         assert self._run_pool is not None
-        path, sizes = self._built_reference()
-        job = self._run_pool.submit(time_kernel, path, tuple(sizes), Timing(), (path, sizes))
-        if outcome(job, "run")[1]:
-            raise DeviceError(
-                f"not even the reference kernel runs on this machine: {error}",
-                hint="is memory short? The same command continues",
-            )
+        return outcome(self._run_pool.submit(time_kernel, *arguments), "run")
 
     def _built_reference(self) -> tuple[str, Sequence[int]]:
         if self._reference is None:
@@ -220,6 +219,14 @@ class Workers:
                 raise CompileError(f"the reference kernel does not build: {error}")
             self._reference = (str(path), kernel_sizes(REFERENCE, config))
         return self._reference
+
+
+def dead_machine(error: object) -> DeviceError:
+    """That no candidate is to blame: the reference kernel does not run either."""
+    return DeviceError(
+        f"not even the reference kernel runs on this machine: {error}",
+        hint="is memory short? The same command continues",
+    )
 
 
 def sweep() -> None:
