@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ofatvm.errors import ArchError
+from ofatvm.errors import ArchError, shorten
 
 MAX_NUMBER = 99_999
 ACTIVATIONS = ("relu", "h_swish")
@@ -349,8 +349,3 @@ class Arch:
     def __str__(self) -> str:
         """The encoded string."""
         return self.encode()
-
-
-def shorten(text: str, limit: int = 60) -> str:
-    """At most `limit` characters of what a user typed, for a message."""
-    return text if len(text) <= limit else text[: limit - 3] + "..."

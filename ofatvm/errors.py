@@ -113,3 +113,9 @@ class TrainingError(OfatvmError):
 
 class BusyError(OfatvmError):
     """Another process holds the lock."""
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """At most `limit` characters of what a user gave, for a message."""
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

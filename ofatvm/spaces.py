@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ofatvm.arch import Arch, ArchSpace, StageSpec, make_divisible, shorten
-from ofatvm.errors import ArchError
+from ofatvm.arch import Arch, ArchSpace, StageSpec, make_divisible
+from ofatvm.errors import ArchError, shorten
 
 MAX_CLASSES = 100_000
 CHANNELS = (1, 3)

@@ -165,10 +165,7 @@ class Store:
             RecursionError,
             MeasurementError,
         ) as error:
-            raise StoreError(
-                f"measurement {number} in {self.path} makes no sense: {error}",
-                hint="move the file away; a new one is made",
-            ) from error
+            raise self._senseless(f"measurement {number}", str(error)) from error
 
     def holdings(self) -> list[Holding]:
         """What is held, one entry per target, space, kind, source and thread count."""
@@ -179,10 +176,7 @@ class Store:
             ).fetchall()
         for row in rows:
             if not all(isinstance(value, str) for value in (*row[:4], row[-1])):
-                raise StoreError(
-                    f"a measurement in {self.path} makes no sense: {row[:4]!r}",
-                    hint="move the file away; a new one is made",
-                )
+                raise self._senseless("a measurement", f"it is of {row[:4]!r}")
         return [Holding(*row) for row in rows]
 
     def put_state(self, run: str, key: str, value: Any) -> None:
@@ -204,14 +198,11 @@ class Store:
             ).fetchone()
         if row is None:
             return default
+        (stored,) = row
         try:
-            stored = memoryview(row[0]).tobytes()
-            return stored[1:] if stored[:1] == b"b" else json.loads(stored[1:])
+            return stored[1:] if stored[:1] == b"b" else json.loads(bytes(stored[1:]))
         except (ValueError, TypeError, RecursionError) as error:
-            raise StoreError(
-                f"the value of {key!r} of {run!r} in {self.path} makes no sense: {error}",
-                hint="move the file away; a new one is made",
-            ) from None
+            raise self._senseless(f"the value of {key!r} of {run!r}", str(error)) from None
 
     def delete_run(self, run: str) -> None:
         """Forget all state of a run; measurements stay."""
@@ -224,11 +215,14 @@ class Store:
             rows = self._connection.execute("SELECT DISTINCT run FROM state ORDER BY run")
             found = [row[0] for row in rows]
         if not all(isinstance(run, str) for run in found):
-            raise StoreError(
-                f"a run in {self.path} has a name that is no text",
-                hint="move the file away; a new one is made",
-            )
+            raise self._senseless("a run", "its name is no text")
         return found
+
+    def _senseless(self, what: str, why: str) -> StoreError:
+        return StoreError(
+            f"{what} in {self.path} makes no sense: {why}",
+            hint="move the file away; a new one is made",
+        )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -48,7 +48,7 @@ from ofatvm.cli.render import (
     stdout_closed,
     write_stderr,
 )
-from ofatvm.errors import MissingInputError, OfatvmError, UsageError
+from ofatvm.errors import MissingInputError, OfatvmError, UsageError, shorten
 from ofatvm.events import Event
 
 # name: (module:attribute, one-line help). Listing commands imports none of them.
@@ -218,8 +218,6 @@ def _system_error(caught: Exception) -> tuple[OfatvmError, str]:
         where = f" for {caught.filename}" if caught.filename else ""
         return OfatvmError(f"no space left on the disk{where}", hint="free some"), "System"
     if isinstance(caught, OSError) and caught.filename:
-        from ofatvm.arch import shorten
-
         file = shorten(str(caught.filename), 200)
         hint = "" if file == "stdout" else "give another path, or mend that one"
         if isinstance(caught, FileNotFoundError):

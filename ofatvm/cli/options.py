@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ofatvm.errors import BudgetError, UsageError
+from ofatvm.errors import BudgetError, UsageError, shorten
 from ofatvm.target_text import KINDS, takes
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
@@ -39,13 +39,13 @@ class PositiveNumber(click.ParamType[float]):
             text, factor = text[:-1], self.suffixes[text[-1]]
         if not NUMBER.fullmatch(text):
             raise BudgetError(
-                f"{_label(param)} must be a number of {self.unit}, got {_shorten(value)!r}"
+                f"{_label(param)} must be a number of {self.unit}, got {shorten(value, 40)!r}"
             )
         number = float(text) * factor
         if not 0 < number <= self.upper:
             raise BudgetError(
                 f"{_label(param)} must be above 0 and at most {self.upper:g} {self.unit}, "
-                f"got {_shorten(value)}"
+                f"got {shorten(value, 40)}"
             )
         return number
 
@@ -65,7 +65,7 @@ class WholeNumber(click.ParamType[int]):
         text = str(value).strip()
         rule = f"{_label(param)} must be a whole number from {self.lower} to {self.upper}"
         if not re.fullmatch(r"[+-]?\d{1,30}", text, re.ASCII):
-            raise BudgetError(f"{rule}, got {_shorten(value)!r}")
+            raise BudgetError(f"{rule}, got {shorten(value, 40)!r}")
         if not self.lower <= int(text) <= self.upper:
             raise BudgetError(f"{rule}, got {int(text)}")
         return int(text)
@@ -88,13 +88,13 @@ class Duration(click.ParamType[float]):
         parts = PART.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise BudgetError(
-                f"{_label(param)} must be a time such as 90s, 15m or 2h, got {_shorten(value)!r}"
+                f"{_label(param)} must be a time such as 90s, 15m or 2h, got {shorten(value, 40)!r}"
             )
         seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
         if not 0 < seconds <= self.upper:
             raise BudgetError(
                 f"{_label(param)} must be above 0 and at most {self.upper / 3600:g}h, "
-                f"got {_shorten(value)}"
+                f"got {shorten(value, 40)}"
             )
         return seconds
 
@@ -109,7 +109,7 @@ class Share(click.ParamType[float]):
         text = str(value).strip()
         if not NUMBER.fullmatch(text) or not 0 <= float(text) < 1:
             raise BudgetError(
-                f"{_label(param)} must be a number from 0 to below 1, got {_shorten(value)!r}"
+                f"{_label(param)} must be a number from 0 to below 1, got {shorten(value, 40)!r}"
             )
         return float(text)
 
@@ -141,13 +141,13 @@ def refuse_empty(arguments: list[str]) -> None:
 
     Read as a path, it would be the current folder.
     """
-    options = arguments[: arguments.index("--") if "--" in arguments else None]
-    for option, value in pairwise(options):
-        if option.startswith("--") and "=" not in option and not value.strip():
-            raise UsageError(f"{option} is empty", hint="give a value, or leave it out")
-    for word in options:
-        option, equals, value = word.partition("=")
-        if word.startswith("--") and equals and not value.strip():
+    words = arguments[: arguments.index("--") if "--" in arguments else None]
+    apart = [(word, value) for word, value in pairwise(words) if "=" not in word]
+    joined = [
+        (option, value) for option, equals, value in (w.partition("=") for w in words) if equals
+    ]
+    for option, value in (*apart, *joined):
+        if option.startswith("--") and not value.strip():
             raise UsageError(f"{option} is empty", hint="give a value, or leave it out")
 
 
@@ -183,8 +183,3 @@ def join_target(arguments: list[str]) -> list[str]:
 
 def _label(param: click.Parameter | None) -> str:
     return max(param.opts, key=len) if param is not None and param.opts else "value"
-
-
-def _shorten(value: Any, limit: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -46,7 +46,7 @@ class BoardDevice(ABC):
 
     def __init__(self, boards: BoardPool) -> None:
         """`boards`: those of one key."""
-        self.name = f"rpc:{boards.address.key}"
+        self.name = boards.address.device
         self.boards = boards
 
     def __enter__(self) -> Self:

@@ -27,6 +27,11 @@ class RpcAddress:
         """Where the tracker listens."""
         return self.host, self.port
 
+    @property
+    def device(self) -> str:
+        """What measurements call the boards: by their key, as a tunnel's port may change."""
+        return f"rpc:{self.key}"
+
     def __str__(self) -> str:
         """As it is typed."""
         host = f"[{self.host}]" if ":" in self.host else self.host

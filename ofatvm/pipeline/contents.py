@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ofatvm.arch import Arch, shorten
+from ofatvm.arch import Arch
 from ofatvm.bundle.manifest import Preprocessing, Weights
 from ofatvm.bundle.picture import normalised, picture_input
 from ofatvm.data import eval_batches
+from ofatvm.errors import shorten
 from ofatvm.paths import data_dir
 from ofatvm.supernet import MEAN, STD
 from ofatvm.supernet.folder import WEIGHTS as WEIGHTS_NAME

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import shorten
 from ofatvm.bundle.manifest import Accuracy, Agreement
 from ofatvm.device.bundle_runner import run_images
-from ofatvm.errors import CompileError
+from ofatvm.errors import CompileError, shorten
 from ofatvm.pipeline.contents import Contents, held_out
 from ofatvm.road import Ir
 from ofatvm.supernet.folder import SupernetFolder

@@ -16,6 +16,7 @@ from ofatvm.compiler.base import CompiledKernel, library_digest
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.relax import Program, build_program, plan_program
 from ofatvm.device.base import Device
+from ofatvm.device.rpc_address import parse_address
 from ofatvm.device.timing import SAMPLE, Latency, Protocol
 from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
@@ -247,10 +248,12 @@ def device_state(setup: Setup, device: Device | None = None) -> str:
     name = f"device-{setup.target.fingerprint}-{setup.target.threads}"
     if setup.device == "local":
         return name
-    if device is None and setup.device.startswith(RPC):
-        # Boards are told apart by their key, as in measurements: a tunnel's port may change.
-        return f"{name}-rpc:{setup.device.rpartition('/')[2]}"
-    return f"{name}-{setup.device if device is None else device.name}"
+    if device is not None:
+        return f"{name}-{device.name}"
+    if setup.device.startswith(RPC):
+        address = parse_address(setup.device, allow_network=setup.allow_network)
+        return f"{name}-{address.device}"
+    return f"{name}-{setup.device}"
 
 
 def _fastest(found: dict[Arch, Measurement]) -> str:

@@ -14,15 +14,19 @@ TILE = 3
 def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve (n, c, h, w) by (c, 1, k, k), k odd, padded by k // 2.
 
-    The same as `F.conv2d` with c groups but for the rounding of the weight's gradient: where the
-    map is smaller than the kernel, oneDNN computes it by a slow general loop, and it is put
-    together of 3x3 pieces here (`benchmarks/depthwise_gradient.py` times both).
+    The same as `F.conv2d` with c groups but for the rounding of the weight's gradient: oneDNN is
+    slow at it where the map is smaller than the kernel, and there it is put together of 3x3 pieces
+    (`benchmarks/depthwise_gradient.py` times both).
     """
     learns = torch.is_grad_enabled() and weight.requires_grad
     if not learns or min(x.shape[-2:]) >= weight.shape[-1]:
-        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+        return _convolved(x, weight, stride)
     y: Tensor = _Depthwise.apply(x, weight, stride)
     return y
+
+
+def _convolved(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
 
 
 class _Depthwise(torch.autograd.Function):
@@ -30,7 +34,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+        return _convolved(x, weight, stride)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofatvm.arch import ArchSpace, shorten
-from ofatvm.errors import ArchError, CheckpointError, DatasetError, MissingInputError
+from ofatvm.arch import ArchSpace
+from ofatvm.errors import ArchError, CheckpointError, DatasetError, MissingInputError, shorten
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.spaces import find_space
@@ -137,6 +137,8 @@ class SupernetFolder:
 
 def read_supernet(path: Path) -> SupernetFolder:
     """The supernet in a folder; MissingInputError if it is none, CheckpointError if damaged."""
+    from ofatvm.data.labels import check_names
+
     file = path / FILE_NAME
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
@@ -173,8 +175,7 @@ def read_supernet(path: Path) -> SupernetFolder:
         json.dumps(value, ensure_ascii=False).encode()
         if not folder.name.isprintable():
             raise ValueError("its name must be printable text")
-        if not all(name.strip() and name.isprintable() for name in folder.classes):
-            raise ValueError("its classes must be printable text")
+        check_names(folder.classes, "it")
         if len(folder.classes) != space.classes:
             raise ValueError(f"{len(folder.classes)} classes, its space has {space.classes}")
         if not len(folder.mean) == len(folder.std) == space.in_channels:
@@ -189,6 +190,7 @@ def read_supernet(path: Path) -> SupernetFolder:
         OverflowError,
         RecursionError,
         ArchError,
+        DatasetError,
     ) as error:
         reason = shorten(f"no key {error}" if isinstance(error, KeyError) else str(error), 200)
         raise CheckpointError(f"{file} is damaged: {reason}", hint="train it again") from None

@@ -117,6 +117,7 @@ cases(
     (("tune", "--target", ""), "--target is empty"),
     (("search", "--supernet", ""), "--supernet is empty"),
     (("search", "--device", " "), "--device is empty"),
+    (("search", "--latency-ms", ""), "--latency-ms is empty"),
     (("train", "--data", "", "--out", "{}/new"), "--data is empty"),
     (("compile", "--arch", ARCH, "--out="), "--out is empty"),
     (("tune", "--trials-per-workload", "0"), "trials"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -142,6 +143,19 @@ def test_status_of_nothing_makes_nothing(ofatvm: Ofatvm, tmp_path: Path) -> None
 def test_what_status_says_next_can_be_typed(ofatvm: Ofatvm, tmp_path: Path) -> None:
     data = ofatvm("status", "--workspace", tmp_path / "my files", "--json").json
     assert data["next"].endswith(f"--workspace '{tmp_path}/my files'")
+
+
+def test_status_names_the_newest_bundle_and_none_that_is_half_moved(
+    ofatvm: Ofatvm, tmp_path: Path
+) -> None:
+    for age, name in enumerate(["a", "b", ".b.partial.old"]):
+        manifest = tmp_path / "bundles" / name / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.touch()
+        os.utime(manifest, (1e9 - age, 1e9 - age))
+    data = ofatvm("status", "--workspace", tmp_path, "--json").json
+    assert data["bundles"] == [f"{tmp_path}/bundles/b", f"{tmp_path}/bundles/a"]
+    assert data["next"] == f"ofatvm verify {tmp_path}/bundles/a"
 
 
 def test_status_counts(ofatvm: Ofatvm, tmp_path: Path, make_measurement: Any) -> None:

@@ -316,6 +316,18 @@ def test_characters_that_stdout_lacks_are_escaped(
     assert raw.getvalue() == b"2\\xe93 \\udcff\n"
 
 
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os, sys; from ofatvm.cli.main import main; os.rmdir(os.getcwd()); "
+    code += "sys.exit(main(['status']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=gone, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: the current folder is not there any more (cd into one that is)\n"
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize(
     ("workspace", "said"),

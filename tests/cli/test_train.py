@@ -74,6 +74,13 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
     assert found["subnets"][0]["top1_percent"] == pytest.approx(right, abs=1e-3)
     assert found["subnets"][0]["kind"] == "measured"
 
+    good = (trained / "accuracy.json").read_bytes()
+    (trained / "accuracy.json").write_text("{}")
+    answer = ofatvm("evaluate", "--supernet", trained, "--count", 2)
+    assert (answer.code, "accuracy.json" in answer.err) == (2, True)
+    assert "evaluate" not in answer.err, "nothing is evaluated whose figures would be lost"
+    (trained / "accuracy.json").write_bytes(good)
+
     answer = ofatvm(
         "evaluate", "--supernet", trained, "--data", pictures / "test.npz", "--count", 2
     )
@@ -169,6 +176,13 @@ def test_an_unfinished_supernet_says_what_to_do(ofatvm: Run, tmp_path: Path) -> 
     answer = ofatvm("evaluate", "--supernet", tmp_path, "--count", 1)
     assert answer.code == 5
     assert "ofatvm train" in answer.err
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(ofatvm: Run, pictures: Path) -> None:
+    answer = ofatvm(*words(pictures, Path("/proc/none/of/it")))
+    assert answer.code == 2
+    assert "cannot write the supernet /proc/none/of/it" in answer.err
+    assert "give another --out" in answer.err
 
 
 @pytest.mark.parametrize(("option", "value"), [("--name", "a\nb"), ("--licence", "\udcff")])

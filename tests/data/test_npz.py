@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofatvm.data import Dataset, load_dataset
-from ofatvm.data.npz import read_npz
+from ofatvm.data.npz import class_names, read_npz
 from ofatvm.errors import DatasetError, MissingInputError
 from tests.data.making import noise, write_npz
 
@@ -203,3 +203,11 @@ def test_damaged_headers_inside_a_sound_archive_are_refused_too(
         labels = member((18,), body=bytes([0, 1] * 9))
         write_members(path, {"images.npy": bytes(images), "labels.npy": labels})
         assert "\n" not in str(loaded_or_refused(path))
+
+
+@pytest.mark.parametrize("point", [0x7FFFFFFF, 0xD800])
+def test_class_names_that_are_no_text_are_refused(tmp_path: Path, point: int) -> None:
+    points = np.array(list("abcd")).view("u4").copy()
+    points[0] = point
+    with pytest.raises(DatasetError, match="not valid text"):
+        class_names(points.view("<U1"), tmp_path / "names.npz")

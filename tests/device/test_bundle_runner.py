@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ofatvm.device import bundle_runner as module
 from ofatvm.device.bundle_runner import run_bundle, run_images
 from ofatvm.errors import MeasurementError, MissingInputError
 from tests.bundle.making import Tiny, compile_tiny
@@ -43,6 +46,23 @@ def test_every_image_is_a_call_of_its_own(tiny: Tiny) -> None:
     wanted = np.concatenate([tiny.result, 2 * tiny.result, -tiny.result])
     assert outputs.shape == wanted.shape
     assert np.abs(outputs - wanted).max() < 1e-5
+
+
+def test_images_use_no_more_threads_than_there_are_cores(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    run = module._finished_child
+
+    def watched(model: Path, given: np.ndarray, threads: int, *others: Any) -> Any:
+        used.append(threads)
+        return run(model, given, threads, *others)
+
+    monkeypatch.setattr(module, "_finished_child", watched)
+    cores = len(os.sched_getaffinity(0))
+    for threads in (1, cores + 6):
+        run_images(tiny.model, tiny.given, threads=threads, timeout_s=60)
+    assert used == [1, cores]
 
 
 @pytest.mark.parametrize(

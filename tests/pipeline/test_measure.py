@@ -12,6 +12,7 @@ import pytest
 from ofatvm.arch import Arch
 from ofatvm.compiler.relax import Program
 from ofatvm.compiler.space import schedule_space
+from ofatvm.device.rpc_address import parse_address
 from ofatvm.device.timing import Protocol
 from ofatvm.errors import MeasurementError, TargetError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted
@@ -19,6 +20,7 @@ from ofatvm.pipeline import measure as module
 from ofatvm.pipeline.devices import open_device
 from ofatvm.pipeline.measure import (
     compile_space,
+    device_state,
     kernel_times,
     latencies_ms,
     measure,
@@ -174,6 +176,18 @@ def test_the_reference_is_kept_from_the_start(bench: Setup, tmp_path: Path) -> N
         killed.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         with open_device(bench, store) as device:
             assert device.reference_s == reference
+
+
+def test_boards_are_kept_by_their_key_whatever_the_tunnel_s_port(setup: Setup) -> None:
+    names = [
+        device_state(replace(setup, device=f"rpc://127.0.0.1:{port}/{key}"))
+        for port, key in ((9190, "pi4"), (9191, "pi4"), (9190, "pi5"))
+    ]
+    assert names[0] == names[1] != names[2]
+    # As measurements have it, and kernel times, which ask the open device.
+    board = PretendDevice()
+    board.name = parse_address("rpc://127.0.0.1:9191/pi4").device
+    assert device_state(replace(setup, device="rpc://127.0.0.1:9191/pi4"), board) == names[0]
 
 
 @pytest.mark.parametrize(

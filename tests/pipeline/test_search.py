@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ofatvm.arch import Arch
 from ofatvm.errors import InfeasibleBudgetError
 from ofatvm.events import Event, Notice
 from ofatvm.pipeline import measure as measuring
 from ofatvm.pipeline.point import Point
-from ofatvm.pipeline.search import SearchConfig, SearchResult, search, search_key
+from ofatvm.pipeline.search import SearchConfig, SearchResult, _Search, search, search_key
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
@@ -178,6 +180,32 @@ def test_latency_and_accuracy_together_may_be_too_much(run: Run) -> None:
         run(budget)
     assert "min_accuracy" in caught.value.message
     assert "latency_ms" in caught.value.message
+
+
+def test_rounds_in_which_nothing_meets_the_budget_settle_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, rounds=6, settled=10.0)
+    real, met = _Search.measured_front, list[bool]()
+    missed = 0
+
+    def front(self: _Search) -> tuple[list[Arch], np.ndarray, bool]:
+        archs, costs, found = real(self)
+        met.append(found)
+        return archs, costs, found and len(met) > missed
+
+    monkeypatch.setattr(_Search, "measured_front", front)
+    free = run(config=config)
+    assert free.rounds == 2, "a front that would have to grow tenfold is settled"
+    assert all(met)
+    met.clear()
+    missed = 3
+    assert run(config=config, where="b").rounds == missed + 2
+    met.clear()
+    with pytest.raises(InfeasibleBudgetError):
+        run(Budget(latency_ms=free.front[0].latency_ms / 10), where="c")
+    assert met
+    assert not any(met)
 
 
 def test_everything_that_decides_is_in_the_name(setup: Setup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ofatvm.errors import (
 from ofatvm.events import Event, StageFinished
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline import prove
+from ofatvm.pipeline import ship as module
 from ofatvm.pipeline.setup import Setup
 from ofatvm.pipeline.ship import check_before, ship
 from ofatvm.supernet import numpy_io
@@ -71,6 +73,17 @@ def test_a_small_network_ships_and_verifies(bench: Setup, tmp_path: Path) -> Non
     sample = np.load(out / "sample" / "input.npy")
     assert sample.shape == (1, 128, 128, 3)
     assert sample.std() > 0.2, "the sample is a picture, not a blank"
+
+
+@pytest.mark.parametrize("device", ["local", "simulated", "rpc://127.0.0.1:9190/host"])
+def test_shipped_code_is_compared_with_times_of_this_machine_alone(
+    bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    compared: list[object] = []
+    monkeypatch.setattr(module, "_compare_latency", lambda *given: compared.append(given))
+    there = replace(bench, device=device)
+    ship(there, bench.space.smallest(), tmp_path / "bundle", weights=None, seed=3, measurement=None)
+    assert len(compared) == (device == "local")
 
 
 def test_a_network_that_computes_something_else_is_not_shipped(

@@ -96,6 +96,17 @@ def test_a_torn_journal_is_mended_and_said(setup: Setup) -> None:
     assert (folder / "trials.damaged").read_bytes() == b'{"workload":"conv\n'
 
 
+def test_workloads_that_only_another_version_knows_stay_in_the_journal(setup: Setup) -> None:
+    tune_space(setup, [128], trials_per_workload=1)
+    folder = tuning_folder(setup)
+    with Journal.open(folder) as journal:
+        config = next(iter(journal.trials.values()))[0].config
+        journal.append([Trial("convolution_of_2040", config, (1e-4,))])
+    _, _, records = tune_space(setup, [128], trials_per_workload=1)
+    assert records == FEW
+    assert b"convolution_of_2040" in (folder / "trials.jsonl").read_bytes()
+
+
 def test_another_targets_folder_is_left_alone(setup: Setup) -> None:
     folder = tuning_folder(setup)
     folder.mkdir(parents=True)

@@ -96,7 +96,7 @@ def test_an_unknown_name_lists_what_there_is():
         ({"extra": 1}, "unknown or missing keys"),
         ({"classes": ["a", "b", "\ud800"]}, "surrogates not allowed"),
         ({"data": {"licence": "\ud800"}}, "surrogates not allowed"),
-        ({"classes": ["a", "b", "c\u001b[31m"]}, "printable text"),
+        ({"classes": ["a", "b", "c\u001b[31m"]}, "must be one line of text"),
         ({"name": "n\nx"}, "printable text"),
     ],
 )

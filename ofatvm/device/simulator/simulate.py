@@ -34,7 +34,7 @@ CRASHES = (
     signal.SIGABRT,
 )
 """What code brings upon itself; qemu ends as its guest does."""
-_SOURCES = ("cost", "counts", "guest", "mca", "mix", "simulate")
+_SOURCES = ("../simulated", "cost", "counts", "guest", "mca", "mix", "simulate")
 
 
 def machine_of_target(target: Target) -> Machine:
@@ -52,10 +52,7 @@ def simulator_digest(target: Target, folder: Path) -> str:
     """12 hex digits over all that simulated latencies depend on beside the code that is run."""
     machine = machine_of_target(target)
     tools = find_tools(triple(target), machine.model, folder)
-    here = Path(__file__)
-    files = [here.with_name(f"{name}.py") for name in _SOURCES]
-    files.append(here.parents[1] / "simulated.py")
-    sources = [file.read_bytes() for file in files]
+    sources = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in _SOURCES]
     text = f"{tools.version} {machine} {target.threads} {target.fingerprint}".encode()
     return hashlib.sha256(b"".join([text, *sources])).hexdigest()[:12]
 

@@ -1,11 +1,10 @@
-"""Pictures and names whose numbers have no plain reading are refused, not read as black."""
+"""Pixels whose numbers have no plain reading are refused, not read as black."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ofatvm.data.decode import decoded
-from ofatvm.data.npz import class_names
 from ofatvm.errors import DatasetError
 
 
@@ -21,11 +20,3 @@ def test_a_16_bit_tiff_is_read_by_its_upper_bits(tmp_path):
     path = tmp_path / "deep.tiff"
     Image.fromarray(np.full((8, 8), 120 << 8, np.uint16)).save(path)
     assert (decoded(path, 1, 8) == 120).all()
-
-
-@pytest.mark.parametrize("point", [0x7FFFFFFF, 0xD800])
-def test_class_names_that_are_no_text_are_refused(tmp_path, point):
-    points = np.array(list("abcd")).view("u4").copy()
-    points[0] = point
-    with pytest.raises(DatasetError, match="not valid text"):
-        class_names(points.view("<U1"), tmp_path / "names.npz")
