@@ -93,13 +93,14 @@ class RelayBench:
         self._runner = RelayProcess(target.threads, initialise=start_device)
         self._reference: str | None = None
         self._reference_s = float("inf")
-        sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._folder: tempfile.TemporaryDirectory[str]
         self._count = 0
 
     def __enter__(self) -> Self:
-        """Take the measuring lock; processes start when they are needed."""
+        """Take the measuring lock and make a folder; processes start when they are needed."""
         self._lock.take()
+        sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         return self
 
     def __exit__(

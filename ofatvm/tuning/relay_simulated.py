@@ -28,16 +28,19 @@ class SimulatedRelayBench:
     def __init__(self, target: Target, blocking: Blocking, pool: RelayPool, folder: Path) -> None:
         """`pool` builds; `folder` keeps what was simulated. DeviceError if a tool is missing."""
         self.disturbed = 0
+        self.target, self.blocking, self.pool = target, blocking, pool
         self._machine = machine_of_target(target)
         self._simulations = Simulations(target, folder)
+        self._folder: tempfile.TemporaryDirectory[str]
+        self._library: RelayLibrary
+
+    def __enter__(self) -> Self:
+        """Make a folder for what is built; processes start when they are needed."""
         sweep()
         self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._library = RelayLibrary(
-            Path(self._folder.name), target, blocking, {}, pool, linked=False
+            Path(self._folder.name), self.target, self.blocking, {}, self.pool, linked=False
         )
-
-    def __enter__(self) -> Self:
-        """Processes start when they are needed."""
         self._simulations.__enter__()
         return self
 
