@@ -122,3 +122,11 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> SupernetFolder:
     from tests.supernet_folder import make_supernet
 
     return read_supernet(make_supernet(tmp_path_factory.mktemp("blobs"), find_space("small28")))
+
+
+@pytest.fixture
+def outcome() -> Any:
+    """One finished search, as the store keeps it."""
+    from tests.outcomes import finished
+
+    return finished()

@@ -61,7 +61,7 @@ LAZY = {
     "describe": ("ofatvm.cli.describe:command", "Describe architectures: MACs, size, latency..."),
     "compile": ("ofatvm.cli.compile:command", "Ship one architecture as a bundle."),
     "verify": ("ofatvm.cli.verify:command", "Check a bundle: digests, outputs, latency."),
-    "report": ("ofatvm.cli.report:command", "Say what tuning cost, and what comes for free."),
+    "report": ("ofatvm.cli.report:command", "Write a page of what was found, or say costs."),
     "targets": ("ofatvm.cli.targets:command", "List known targets and this machine's own."),
     "devices": ("ofatvm.cli.devices:command", "List, check or serve boards reached over RPC."),
     "doctor": ("ofatvm.cli.doctor:command", "Check what this machine has and lacks."),

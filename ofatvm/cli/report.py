@@ -1,25 +1,27 @@
-"""`ofatvm report --cost`: what tuning took, as ratios to tuning the whole space once."""
+"""`ofatvm report`: a page of what a workspace found; or with --cost, what tuning took."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import THREADS, PositiveNumber
-from ofatvm.cli.render import Column, Result, seconds_text, table
-from ofatvm.errors import UsageError
+from ofatvm.cli.render import Column, Result, pairs, seconds_text, table
+from ofatvm.errors import MissingInputError, UsageError
 from ofatvm.paths import data_dir
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.cost import CostReport
 
 WIDTH = 80
+COST_OPTIONS = ("target_text", "threads", "tuning_logs", "results", "watts_per_core")
 
 
 def energy_text(joules: float) -> str:
@@ -48,7 +50,10 @@ COLUMNS = (
 )
 
 
-@click.command("report", help="Say what tuning cost, and what comes for free.")
+@click.command("report", help="Write a page of what was found, or say costs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The page.  [default: in the workspace]"
+)
 @click.option("--cost", is_flag=True, help="What tuning the space took beside tuning each network.")
 @click.option("--target", "target_text", default="host", show_default=True)
 @click.option("--threads", type=THREADS, help="Threads the kernels run with. [default: all cores]")
@@ -70,8 +75,11 @@ COLUMNS = (
     help="Reckon estimated energies with this. [default: as the ledger did]",
 )
 @common_options
+@click.pass_context
 def command(
+    context: click.Context,
     run: Run,
+    out: Path | None,
     cost: bool,
     target_text: str,
     threads: int | None,
@@ -79,11 +87,11 @@ def command(
     results: Path | None,
     watts_per_core: float | None,
 ) -> Result:
-    """Read the ledger and the benchmarks' results; nothing is measured."""
+    """Read the store, or the ledger and the benchmarks' results; nothing is measured."""
     if not cost:
-        raise UsageError(
-            "report needs --cost, which is all it has for now", hint="ofatvm report --cost"
-        )
+        _refuse(context, COST_OPTIONS, "goes with --cost")
+        return _page(run.workspace, out)
+    _refuse(context, ("out",), "does not go with --cost, which writes no page")
     from ofatvm.pipeline.cost import cost_report
     from ofatvm.pipeline.setup import resolve_target
 
@@ -94,6 +102,64 @@ def command(
         watts_per_core=watts_per_core,
     )
     return Result(asdict(report), lambda width: describe(report, width))
+
+
+def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
+    """UsageError if one of these options was given."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") != ParameterSource.DEFAULT
+        if parameter.name in names and given:
+            raise UsageError(f"{parameter.opts[0]} {why}", hint="ofatvm report --help")
+
+
+def _page(workspace: Path, out: Path | None) -> Result:
+    """Write the page, and say what is on it."""
+    from ofatvm.bundle.typed_json import encoded
+    from ofatvm.files import replace_file
+    from ofatvm.report.page import gather, render
+    from ofatvm.store import FILE_NAME, Store
+
+    if not (workspace / FILE_NAME).is_file():
+        raise MissingInputError(
+            f"there is nothing to report: workspace {workspace} has no measurements",
+            hint="make some with `ofatvm search`, or name another --workspace",
+        )
+    with Store.open(workspace) as store:
+        report = gather(store, workspace)
+    if report.empty:
+        raise MissingInputError(
+            f"there is nothing to report: workspace {workspace} has no measurements",
+            hint="make some with `ofatvm search`",
+        )
+    path = workspace / "report.html" if out is None else out
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder", hint="name a file, as report.html")
+    replace_file(path, render(report).encode())
+    searches = [section.outcome for section in report.sections]
+    data = {
+        "page": str(path),
+        "searches": [
+            {
+                "target": o.target,
+                "threads": o.threads,
+                "space": o.space,
+                "when": o.when,
+                "pick": encoded(o.pick),
+            }
+            for o in searches
+        ],
+        "measurements": sum(row.holding.count for row in report.held),
+    }
+    return Result(data, lambda width: _said(data))
+
+
+def _said(data: Mapping[str, Any]) -> str:
+    facts = {
+        "page": data["page"],
+        "searches": len(data["searches"]) or "none has finished yet",
+        "measurements": data["measurements"],
+    }
+    return pairs(facts)
 
 
 def describe(report: CostReport, width: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,11 +13,6 @@ from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
 from ofatvm.cli.space_options import device_options, find_source, ir_option, target_options
 from ofatvm.road import Ir
-
-if TYPE_CHECKING:
-    from ofatvm.pipeline.point import Point
-    from ofatvm.pipeline.search import SearchResult
-    from ofatvm.pipeline.setup import Setup
 
 MARK = Column("mark", "", left=True)
 SPREAD = (
@@ -72,9 +67,12 @@ def command(
     """Search, then ship the pick."""
     from ofatvm.pipeline.describe import accuracy_model
     from ofatvm.pipeline.devices import open_device
-    from ofatvm.pipeline.search import SearchConfig, search, search_key
+    from ofatvm.pipeline.outcome import outcome_of
+    from ofatvm.pipeline.search import search, search_key
+    from ofatvm.pipeline.search_state import SearchConfig
     from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_facts
+    from ofatvm.report.outcome import keep_outcome
     from ofatvm.search.budget import Budget
     from ofatvm.store import Store
 
@@ -122,57 +120,11 @@ def command(
             accuracy_percent=found.pick.accuracy_percent,
             on_event=run.on_event,
         )
-        data = _data(setup, found, bundle, shipped_facts(bundle))
+        facts = shipped_facts(bundle)
+        outcome = outcome_of(setup, budget, accuracy, found, bundle, facts, seed=seed)
+        keep_outcome(store, key, outcome)
+    data = outcome.summary()
     return Result(data, lambda width: _text(data, width))
-
-
-def _data(
-    setup: Setup, found: SearchResult, bundle: Path, shipped: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "target": setup.target.name,
-        "fingerprint": setup.target.fingerprint,
-        "threads": setup.target.threads,
-        "space": setup.space.name,
-        "resolution": setup.resolution,
-        "weights": shipped["weights"],
-        "ir": setup.ir,
-        "records": setup.road_records.sources,
-        "front": [_point(setup, point) for point in found.front],
-        "pick": _point(setup, found.pick),
-        "bundle": str(bundle),
-        "bundle_accuracy": shipped["accuracy"],
-        "agreement": shipped["agreement"],
-        "measured_subnets": found.measured,
-        "evaluated_candidates": found.evaluated,
-        "rounds": found.rounds,
-        "latency_model": found.model.report.to_dict(),
-    }
-
-
-def _point(setup: Setup, point: Point) -> dict[str, Any]:
-    from ofatvm.tuning.workloads import subnet_workloads
-
-    m = point.measurement
-    return {
-        "arch": point.arch.encode(),
-        "accuracy_percent": round(point.accuracy_percent, 3),
-        "accuracy_kind": point.top1.kind,
-        "accuracy_images": point.top1.images,
-        "predicted_accuracy_percent": round(point.top1.predicted_percent, 3),
-        "latency_ms": m.latency_ms,
-        "latency_kind": m.kind,
-        "ci_low_ms": m.ci_low_ms,
-        "ci_high_ms": m.ci_high_ms,
-        "p90_ms": m.p90_ms,
-        "visits": len(m.samples_ms),
-        "unstable": m.unstable,
-        "predicted_latency_ms": point.predicted_ms,
-        "macs": point.macs,
-        "size_bytes": point.size_bytes,
-        "peak_memory_bytes": point.peak_memory_bytes,
-        "coverage": setup.coverage(subnet_workloads(point.arch)),
-    }
 
 
 def _text(data: dict[str, Any], width: int | None) -> str:
@@ -203,6 +155,7 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, {pick['accuracy_kind']}{images}",
         "latency": f"{pick['latency_ms']:.4g} ms, {pick['latency_kind']}, "
         f"{data['threads']} threads",
+        "latency model": _model_text(data),
         "weights": data["weights"],
         "shipped code": accuracy_text(data["bundle_accuracy"]) if count else None,
         "agreement": agreement_text(data["agreement"]),
@@ -211,3 +164,14 @@ def _text(data: dict[str, Any], width: int | None) -> str:
     }
     known = {name: value for name, value in facts.items() if value is not None}
     return f"{table(rows, (MARK, accuracy, latency, *spread, *COLUMNS), width)}\n\n{pairs(known)}"
+
+
+def _model_text(data: dict[str, Any]) -> str:
+    """How far the latency model was off, and simpler ones beside it."""
+    parts = [f"{data['latency_model']['mape_percent']:.1f} % off out of fold"]
+    parts += [f"{name} {r['mape_percent']:.1f} %" for name, r in data["latency_baselines"].items()]
+    text = ", ".join(parts)
+    forecast = data["forecast"]
+    if forecast is None:
+        return text
+    return f"{text}; {forecast['mape_percent']:.1f} % on {forecast['n']} forecast before timing"

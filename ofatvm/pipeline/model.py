@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ofatvm.compiler.base import library_digest
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.gpu import space_digest
 from ofatvm.pipeline.measure import latencies_ms
 from ofatvm.pipeline.setup import Setup
+from ofatvm.predict.baselines import baseline_reports
 from ofatvm.predict.features import BlockTable
 from ofatvm.predict.latency import LatencyModel
+from ofatvm.predict.report import ErrorReport
 from ofatvm.tuning.workloads import space_workloads
 
 
@@ -31,11 +35,10 @@ def fit_latency(
     setup: Setup, measurements: Sequence[Measurement], kernel_ms: BlockTable, *, seed: int
 ) -> LatencyModel:
     """Fit on all good measurements and keep the model in the workspace."""
-    good = [m for m in measurements if m.latency_ms is not None]
-    rows = setup.space.to_rows([setup.space.parse(m.arch) for m in good])
+    rows, latency_ms = _timed(setup, measurements)
     model = LatencyModel.fit(
         rows,
-        latencies_ms(good),
+        latency_ms,
         kernel_ms(rows),
         setup.space,
         setup.tables,
@@ -46,6 +49,21 @@ def fit_latency(
     folder.parent.mkdir(parents=True, exist_ok=True)
     model.save(folder)
     return model
+
+
+def fit_baselines(
+    setup: Setup, measurements: Sequence[Measurement], kernel_ms: BlockTable, *, seed: int
+) -> dict[str, ErrorReport]:
+    """Errors of simpler models on the same measurements, by name."""
+    rows, latency_ms = _timed(setup, measurements)
+    return baseline_reports(rows, latency_ms, kernel_ms(rows), setup.tables, seed=seed)
+
+
+def _timed(setup: Setup, measurements: Sequence[Measurement]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and latencies of what did not fail."""
+    good = [m for m in measurements if m.latency_ms is not None]
+    rows = setup.space.to_rows([setup.space.parse(m.arch) for m in good])
+    return rows, latencies_ms(good)
 
 
 def load_latency(setup: Setup) -> LatencyModel | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ofatvm.predict.features import SpaceTables
+from ofatvm.predict.folds import folds
+from ofatvm.predict.report import ErrorReport, error_report
 
 
 def baselines(
@@ -27,6 +29,34 @@ def baselines(
         "kernel sum": _line(train_known_ms, train_ms, test_known_ms),
         "one-hot XGBoost": _one_hot_trees(train_rows, train_ms, test_rows, tables, seed),
     }
+
+
+def baseline_reports(
+    rows: np.ndarray,
+    latency_ms: np.ndarray,
+    known_ms: np.ndarray,
+    tables: SpaceTables,
+    *,
+    seed: int = 0,
+) -> dict[str, ErrorReport]:
+    """Out-of-fold errors of every baseline, in the folds in which `LatencyModel.fit` tells its own.
+
+    `rows` are (n, row_width), `latency_ms` and `known_ms` (n,).
+    """
+    predicted: dict[str, np.ndarray] = {}
+    for train, held in folds(len(rows), seed):
+        found = baselines(
+            rows[train],
+            latency_ms[train],
+            known_ms[train],
+            rows[held],
+            known_ms[held],
+            tables,
+            seed=seed,
+        )
+        for name, values in found.items():
+            predicted.setdefault(name, np.empty(len(rows)))[held] = values
+    return {name: error_report(values, latency_ms) for name, values in predicted.items()}
 
 
 def _line(train: np.ndarray, train_ms: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ calibrate the intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from ofatvm.arch import ArchSpace
 from ofatvm.errors import UsageError
 from ofatvm.predict.features import BlockTable, SpaceTables, feature_names, features
 from ofatvm.predict.files import read_model, stale, write_model
+from ofatvm.predict.folds import folds
 from ofatvm.predict.report import ErrorReport, error_report
 from ofatvm.predict.ridge import Scaling, fit_ridge, gram
 from ofatvm.spaces import find_space
 
 MIN_SAMPLES = 10
 CONFIDENCE = 0.90
-FOLDS = 10
 
 OVERHEAD_PENALTY = 0.03  # overheads per call and per kernel: two columns, always wanted
 FEATURE_PENALTIES = (1e6, 300.0, 30.0)
@@ -314,13 +313,6 @@ def _checked(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return values
 
 
-def _folds(n: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    order = np.random.default_rng(seed).permutation(n)
-    for fold in range(min(FOLDS, n)):
-        held = order[fold :: min(FOLDS, n)]
-        yield np.setdiff1d(order, held), held
-
-
 def _out_of_fold(
     columns: np.ndarray, shares: np.ndarray, target: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +320,7 @@ def _out_of_fold(
     which = list(range(len(_candidates())))
     linear = np.empty((len(which), len(target)))
     trees = np.empty_like(linear)
-    for train, held in _folds(len(target), seed):
+    for train, held in folds(len(target), seed):
         for i, ridge in enumerate(_Ridge.fit(columns[train], shares[train], target[train], which)):
             linear[i, held] = ridge(columns[held], shares[held])
             left = target[train] - ridge(columns[train], shares[train])

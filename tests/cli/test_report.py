@@ -1,4 +1,4 @@
-"""`ofatvm report --cost`: a table that fits, one JSON object, and clear refusals."""
+"""`ofatvm report`: the page, the table of costs that fits, and clear refusals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from ofatvm.cli.report import energy_text, ratio_text
+from ofatvm.report.outcome import KEY, Outcome, keep_outcome
+from ofatvm.store import Store
 from tests.pipeline.test_cost import (
     ALONE,
     ALONE_FILE,
@@ -63,11 +65,65 @@ def test_json_is_one_object(ofatvm: Ofatvm, words: list[str]) -> None:
     assert found["rows"][0]["trials_ratio"] == 1.0
 
 
-def test_without_cost_is_exit_2(ofatvm: Ofatvm) -> None:
-    answer = ofatvm("report")
-    assert (answer.code, answer.out) == (2, "")
-    assert "--cost" in answer.err
+@pytest.fixture
+def searched(tmp_path: Path, outcome: Outcome) -> Path:
+    """A workspace in which a search has ended."""
+    with Store.open(tmp_path) as store:
+        keep_outcome(store, "search-1", outcome)
+    return tmp_path
+
+
+def test_the_page_is_written_and_named(ofatvm: Ofatvm, searched: Path, outcome: Outcome) -> None:
+    answer = ofatvm("report", "--workspace", searched)
+    assert (answer.code, answer.err) == (0, "")
+    page = searched / "report.html"
+    assert str(page) in answer.out
+    assert outcome.pick.arch in page.read_text()
+    elsewhere = searched / "other.html"
+    found = ofatvm("report", "--workspace", searched, "--out", elsewhere, "--json").json
+    assert (found["ok"], found["page"]) == (True, str(elsewhere))
+    assert found["searches"][0]["pick"]["arch"] == outcome.pick.arch
+    assert elsewhere.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_workspace_without_anything_is_exit_5_and_stays_as_it_is(
+    ofatvm: Ofatvm, tmp_path: Path
+) -> None:
+    answer = ofatvm("report", "--workspace", tmp_path / "none")
+    assert (answer.code, answer.out) == (5, "")
+    assert "nothing to report" in answer.err
     assert len(answer.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    Store.open(tmp_path).close()
+    assert ofatvm("report", "--workspace", tmp_path).code == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--target", "x86-64-v3"), "--target goes with --cost"),
+        (("--threads", "1"), "--threads goes with --cost"),
+        (("--cost", "--out", "page.html"), "--out does not go with --cost"),
+        (("--out", "."), "--out . is a folder"),
+    ],
+)
+def test_options_that_do_not_go_together_are_exit_2(
+    ofatvm: Ofatvm, searched: Path, words: tuple[str, ...], named: str
+) -> None:
+    answer = ofatvm("report", "--workspace", searched, *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert named in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_an_outcome_that_makes_no_sense_is_one_line(ofatvm: Ofatvm, searched: Path) -> None:
+    with Store.open(searched) as store:
+        store.put_state("search-2", KEY, {"front": "none"})
+    answer = ofatvm("report", "--workspace", searched)
+    assert answer.code != 0
+    assert "the outcome of search-2" in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert not (searched / "report.html").exists()
 
 
 def test_no_ledger_is_exit_5(ofatvm: Ofatvm, tmp_path: Path) -> None:

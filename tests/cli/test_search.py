@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 from ofatvm.cli import shipped as shipping
-from ofatvm.pipeline import devices, search, setup, ship
+from ofatvm.pipeline import devices, search_state, setup, ship
 from ofatvm.predict import latency
+from ofatvm.report.outcome import kept_outcomes
 from ofatvm.spaces import find_space
+from ofatvm.store import Store
 from ofatvm.supernet.folder import SupernetFolder
 from tests.workbench import PretendDevice, pretend_setup
 
@@ -35,16 +38,16 @@ def pretend(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def shipped(setup: object, arch: object, out: Path, **options: Any) -> Path:
         assert options["measurement"].source == "final"
-        (out / "sample").mkdir(parents=True)
+        (out / "sample").mkdir(parents=True, exist_ok=True)
         (out / "sample" / "image.png").touch()
         return out
 
     def facts(bundle: Path) -> dict[str, Any]:
         return {"weights": "untrained", "accuracy": None, "agreement": None}
 
-    small = search.SearchConfig
+    small = search_state.SearchConfig
     monkeypatch.setattr(
-        search,
+        search_state,
         "SearchConfig",
         lambda seed: small(
             seed=seed,
@@ -94,6 +97,9 @@ def test_the_answer_in_json_and_in_text(
         assert point["ci_low_ms"] <= point["latency_ms"] <= point["ci_high_ms"]
         assert point["coverage"] == 0
     assert data["latency_model"]["mape_percent"] >= 0
+    assert set(data["latency_baselines"]) == {"macs", "kernel sum", "one-hot XGBoost"}
+    assert data["forecast"]["n"] == data["measured_subnets"] - 16, "all but the first sample"
+    assert not {"cloud", "forecasts"} & set(data), "long lists are for the report"
     assert data["measured_subnets"] >= 16
     assert Path(data["bundle"]).parent == tmp_path / "bundles"
     assert "round 1" in answer.err
@@ -108,12 +114,36 @@ def test_the_answer_in_json_and_in_text(
     assert f"ofatvm verify {tmp_path / 'mine'}" in text.out
     assert f"python {tmp_path / 'mine'}/run.py {tmp_path / 'mine'}/sample/image.png" in text.out
     assert "agreement" not in text.out
+    model = next(line for line in lines if line.startswith("latency model"))
+    assert re.search(r"% off out of fold, kernel sum .* macs .* % on \d+ forecast before", model)
     assert "ms simulated" in lines[0]
     assert "interval" not in lines[0], "what is simulated has none"
     assert "top-1 % predicted: " in text.out
     table = lines[: lines.index("")]
     assert all(len(line) <= 60 for line in table if "architecture:" not in line)
     assert sum(line.startswith(">") for line in table) == 1
+
+
+def test_what_was_found_is_kept_for_the_report(
+    found: Ofatvm, ofatvm: Ofatvm, tmp_path: Path
+) -> None:
+    first = found("--json", "-q").json
+    again = found("--json", "-q").json
+    other = found("--json", "-q", "--seed", 3).json
+    assert again["pick"] == first["pick"]
+    with Store.open(tmp_path) as store:
+        kept = kept_outcomes(store)
+    assert len(kept) == 2, "the same search is kept once"
+    assert [outcome.seed for outcome in kept] == [3, 0]
+    assert kept[0].pick.arch == other["pick"]["arch"]
+    assert len(kept[1].cloud) == first["measured_subnets"]
+    timed = {dot.arch: dot.latency_ms for dot in kept[1].cloud}
+    for forecast in kept[1].forecasts:
+        assert forecast.latency_ms == timed[forecast.arch]
+        assert forecast.low_ms < forecast.predicted_ms < forecast.high_ms
+        assert forecast.predicted_ms != forecast.latency_ms, "said before it was timed"
+    assert ofatvm("report", "--workspace", tmp_path).code == 0
+    assert first["pick"]["arch"] in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_that_fits_is_exit_3_with_the_best(found: Ofatvm) -> None:

@@ -166,7 +166,8 @@ def test_a_search_measures_and_ends_in_a_bundle(
 ) -> None:
     from ofatvm.pipeline.describe import accuracy_model
     from ofatvm.pipeline.model import load_latency
-    from ofatvm.pipeline.search import SearchConfig, search
+    from ofatvm.pipeline.search import search
+    from ofatvm.pipeline.search_state import SearchConfig
 
     setup = gpu_setup(tmp_path)
     from ofatvm.cli.space_options import find_source

@@ -10,7 +10,8 @@ import pytest
 
 from ofatvm.compiler import relay_env
 from ofatvm.pipeline import relay
-from ofatvm.pipeline.search import SearchConfig, search_key
+from ofatvm.pipeline.search import search_key
+from ofatvm.pipeline.search_state import SearchConfig
 from ofatvm.pipeline.setup import Setup
 from ofatvm.relay.task import task_key
 from ofatvm.search.budget import Budget

@@ -14,7 +14,8 @@ from ofatvm.errors import InfeasibleBudgetError
 from ofatvm.events import Event, Notice
 from ofatvm.pipeline import measure as measuring
 from ofatvm.pipeline.point import Point
-from ofatvm.pipeline.search import SearchConfig, SearchResult, _Search, search, search_key
+from ofatvm.pipeline.search import SearchResult, search, search_key
+from ofatvm.pipeline.search_state import SearchConfig, SearchState
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
@@ -70,8 +71,8 @@ def test_the_front_is_measured_sorted_and_non_dominated(run: Run) -> None:
     assert result.pick in result.front
     assert result.front[0].arch != result.pick.arch != result.front[-1].arch
     assert 1 <= result.rounds <= CONFIG.rounds
-    assert result.measured <= CONFIG.sample + CONFIG.rounds * CONFIG.per_round
-    assert device.measured <= result.measured + CONFIG.finalists
+    assert len(result.found) <= CONFIG.sample + CONFIG.rounds * CONFIG.per_round
+    assert device.measured <= len(result.found) + CONFIG.finalists
     assert result.evaluated > CONFIG.population
     assert all(abs(p.predicted_ms / p.latency_ms - 1) < 0.2 for p in result.front)
     assert any(isinstance(e, Notice) and e.text.startswith("round 1") for e in events)
@@ -186,15 +187,15 @@ def test_rounds_in_which_nothing_meets_the_budget_settle_nothing(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CONFIG, rounds=6, settled=10.0)
-    real, met = _Search.measured_front, list[bool]()
+    real, met = SearchState.measured_front, list[bool]()
     missed = 0
 
-    def front(self: _Search) -> tuple[list[Arch], np.ndarray, bool]:
+    def front(self: SearchState) -> tuple[list[Arch], np.ndarray, bool]:
         archs, costs, found = real(self)
         met.append(found)
         return archs, costs, found and len(met) > missed
 
-    monkeypatch.setattr(_Search, "measured_front", front)
+    monkeypatch.setattr(SearchState, "measured_front", front)
     free = run(config=config)
     assert free.rounds == 2, "a front that would have to grow tenfold is settled"
     assert all(met)

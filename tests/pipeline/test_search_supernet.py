@@ -14,7 +14,8 @@ from ofatvm.arch import Arch
 from ofatvm.errors import CheckpointError, InfeasibleBudgetError
 from ofatvm.pipeline import top1 as module
 from ofatvm.pipeline.describe import accuracy_model
-from ofatvm.pipeline.search import SearchConfig, SearchResult, search, search_key
+from ofatvm.pipeline.search import SearchResult, search, search_key
+from ofatvm.pipeline.search_state import SearchConfig
 from ofatvm.pipeline.top1 import best_known_top1, measured_top1
 from ofatvm.predict.features import SpaceTables
 from ofatvm.search.budget import Budget

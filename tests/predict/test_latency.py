@@ -8,7 +8,7 @@ import pytest
 
 from ofatvm.errors import MissingInputError, UsageError
 from ofatvm.graph import operators
-from ofatvm.predict.baselines import baselines
+from ofatvm.predict.baselines import baseline_reports, baselines
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.predict.report import error_report
@@ -95,6 +95,20 @@ def test_it_beats_the_baselines(world, fitted, tables):
     mine = error_report(fitted.predict(test, test_known).latency_ms, truth).mape_percent
     for name, predicted in others.items():
         assert mine < error_report(predicted, truth).mape_percent, name
+
+
+def test_baselines_are_reported_on_what_they_were_not_fitted_to(world, tables):
+    rng = np.random.default_rng(5)
+    rows = SPACE.sample_rows(rng, 60)
+    latency, known = world.measure(rows, rng), world.kernel_ms(rows)
+    latency = rng.permutation(latency)  # nothing is left to learn, so that only memory would help
+    reports = baseline_reports(rows, latency, known, tables, seed=1)
+    assert list(reports) == ["macs", "kernel sum", "one-hot XGBoost"]
+    model = LatencyModel.fit(rows, latency, known, SPACE, tables, seed=1)
+    for report in (*reports.values(), model.report):
+        assert report.n == 60
+        assert report.mape_percent > 10
+        assert report.spearman < 0.3, "a model that remembers would get them right"
 
 
 @pytest.mark.parametrize("count", [10, 20])
