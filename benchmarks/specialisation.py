@@ -28,7 +28,8 @@ from ofatvm.paths import data_dir
 from ofatvm.pipeline.describe import accuracy_model
 from ofatvm.pipeline.devices import open_device
 from ofatvm.pipeline.measure import measure
-from ofatvm.pipeline.search import SearchConfig, search
+from ofatvm.pipeline.search import search
+from ofatvm.pipeline.search_state import SearchConfig
 from ofatvm.pipeline.setup import Setup, prepare
 from ofatvm.search.budget import Budget
 from ofatvm.store import Store
