@@ -45,7 +45,10 @@ from ofatvm.target import Target
 LARGE_IMAGES = 64
 """Pixels a side from which on a block of channels has two vectors; see docs/decisions.md."""
 _JOBS = 8
-_CODE = ("blocks", "build", "dispatch", "expr", "objects")
+_CODE = (
+    *("compiler/relay_graph", "relay/blocks", "relay/build", "relay/dispatch", "relay/expr"),
+    "relay/objects",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +307,7 @@ def _kernel_digest(workload: Workload, config: Config, target: Target, blocking:
 @cache
 def _code_digest() -> str:
     """Digest of what turns workloads into machine code: versions there, and our own sources."""
-    home = Path(__file__).parents[1] / "relay"
+    home = Path(__file__).parents[1]
     sources = [(home / f"{name}.py").read_bytes() for name in _CODE]
     versions = json.dumps(relay_versions(), sort_keys=True).encode()
     return hashlib.sha256(b"".join([versions, *sources])).hexdigest()

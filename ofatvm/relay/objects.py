@@ -6,6 +6,7 @@ A kernel is a run of phases. Each was one parallel loop, or code outside of any,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,11 @@ def _compile(job: KernelJob, target: Mapping[str, Any], blocking: Blocking) -> P
     )
     module = tvm.tir.transform.LowerIntrin()(module)
     code = tvm.get_global_func("target.build.llvm")(module, built_for)
-    code.save(str(Path(job.path)), "o")
+    path = Path(job.path)
+    # Half an object must not be taken for a whole one, should this process be killed.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    code.save(str(unfinished), "o")
+    unfinished.replace(path)
     return PlainKernel(tuple(phases), tuple(sizes))
 
 

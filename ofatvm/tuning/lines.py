@@ -6,10 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from ofatvm.errors import OfatvmError
+
+TAIL_BYTES = 1 << 16
 
 
 def checked_line(body: Mapping[str, Any]) -> str:
@@ -30,15 +33,14 @@ def checked_body(line: bytes) -> dict[str, Any] | None:
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Append to a file; all of it is on disk when this returns, or none after an error."""
+    """Append to a file; all of it is on disk when this returns, or none after an error.
+
+    What a killed writer left of its last line goes: it never returned, so nobody relies on it.
+    """
     data = "".join(lines).encode()
     # Unbuffered: closing the file must not write what is left after an error.
     with path.open("ab+", buffering=0) as file:
-        start = file.seek(0, os.SEEK_END)
-        if start:
-            # What a killed writer left of its last line must not spoil the next one.
-            file.seek(start - 1)
-            data = data if file.read(1) == b"\n" else b"\n" + data
+        start = _mended(file)
         try:
             written = 0
             while written < len(data):
@@ -50,3 +52,27 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
             raise OfatvmError(
                 f"cannot write {path}: {error.strerror}", hint="free some space"
             ) from error
+
+
+def _mended(file: FileIO) -> int:
+    """Let the file end with its last whole line; its size.
+
+    A last line that lacks nothing but its end, as an editor leaves it, gets that.
+    """
+    size = file.seek(0, os.SEEK_END)
+    tail = b""
+    while len(tail) < size and b"\n" not in tail:
+        step = min(TAIL_BYTES, size - len(tail))
+        file.seek(size - len(tail) - step)
+        tail = file.read(step) + tail
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return size
+    try:
+        json.loads(tail)
+    except (ValueError, RecursionError):
+        file.truncate(size - len(tail))
+        return size - len(tail)
+    file.seek(0, os.SEEK_END)
+    file.write(b"\n")
+    return size + 1

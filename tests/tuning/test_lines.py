@@ -35,14 +35,30 @@ def test_a_changed_byte_is_noticed(body: dict[str, Any], data: st.DataObject) ->
     assert checked_body(line[:where]) is None
 
 
-def test_a_torn_end_does_not_spoil_the_next_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b"tor", b'{"half": [1, ', b"\xff", b"x" * 200_000])
+def test_a_torn_end_goes_with_the_next_line(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "file"
     append_lines(path, ["a\n", "b\n"])
     with path.open("ab") as file:
-        file.write(b"tor")
+        file.write(torn)
     append_lines(path, ["c\n"])
     append_lines(path, ["d\n"])
-    assert path.read_bytes() == b"a\nb\ntor\nc\nd\n"
+    assert path.read_bytes() == b"a\nb\nc\nd\n"
+
+
+@pytest.mark.parametrize("before", [b"", b"[0]\n"])
+def test_a_whole_last_line_without_its_end_stays(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(before + b'{"by": "hand"}')
+    append_lines(path, ["[1]\n"])
+    assert path.read_bytes() == before + b'{"by": "hand"}\n[1]\n'
+
+
+def test_a_file_that_is_all_torn_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"tor")
+    append_lines(path, ["a\n"])
+    assert path.read_bytes() == b"a\n"
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
