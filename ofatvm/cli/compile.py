@@ -9,11 +9,11 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED
 from ofatvm.cli.render import Result, pairs
+from ofatvm.cli.setup_options import Wanted, setup_options
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps, verified_text
-from ofatvm.cli.space_options import device_options, ir_option, read_source, target_options
+from ofatvm.cli.space_options import read_source, space_options
 from ofatvm.errors import DeviceError
 from ofatvm.events import Notice
-from ofatvm.road import Ir
 
 
 @click.command("compile", help="Ship one architecture as a bundle.")
@@ -23,9 +23,8 @@ from ofatvm.road import Ir
     "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of untrained weights.")
-@target_options
-@device_options
-@ir_option
+@space_options
+@setup_options()
 @common_options
 def command(
     run: Run,
@@ -33,39 +32,22 @@ def command(
     weights: Path | None,
     out: Path | None,
     seed: int,
-    target_text: str,
-    threads: int | None,
     supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
-    tuning_logs: Path,
-    device: str,
-    allow_network: bool,
-    ir: Ir,
+    wanted: Wanted,
 ) -> Result:
     """Compile, check against PyTorch, take its latency on the device, and write the bundle."""
     from ofatvm.device.timing import SAMPLE
     from ofatvm.pipeline.describe import predicted_accuracy
     from ofatvm.pipeline.devices import open_device
     from ofatvm.pipeline.measure import measure
-    from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.ship import check_before, ship, shipped_facts
     from ofatvm.store import Store
 
     source, [arch] = read_source((text,), None, supernet_name, space_name, resolution, weights)
     check_before(out, source.weights, source.space, source.supernet)
-    with prepare(
-        target_text,
-        space_name=source.space.name,
-        resolution=arch.resolution,
-        workspace=run.workspace,
-        threads=threads,
-        tuning_logs=tuning_logs,
-        device=device,
-        allow_network=allow_network,
-        ir=ir,
-        on_event=run.on_event,
-    ) as setup:
+    with wanted.prepare(run, source.space.name, arch.resolution) as setup:
         measurement = None
         try:
             with (
@@ -83,7 +65,7 @@ def command(
                 )[0]
         except DeviceError as error:
             # Nobody asked for this device: a bundle without a latency is better than none.
-            if device != "auto":
+            if wanted.device != "auto":
                 raise
             run.on_event(Notice("warning", f"no latency: {error.message}"))
         if measurement is not None and measurement.error:
@@ -106,7 +88,7 @@ def command(
     data = {
         "arch": arch.encode(),
         "target": target.name,
-        "ir": ir,
+        "ir": wanted.ir,
         **shipped_facts(bundle),
         "predicted_accuracy_percent": predicted,
         "latency_ms": latency,
@@ -124,6 +106,6 @@ def command(
         if latency is None
         else f"{latency:.4g} ms, {data['latency_kind']}, {target.threads} threads",
         "bundle": data["bundle"],
-        **next_steps(bundle, ir),
+        **next_steps(bundle, wanted.ir),
     }
     return Result(data, lambda width: pairs(facts))

@@ -8,7 +8,8 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import read_source, target_options
+from ofatvm.cli.setup_options import Wanted, setup_options
+from ofatvm.cli.space_options import read_source, space_options
 from ofatvm.errors import UsageError
 from ofatvm.events import Notice
 
@@ -29,35 +30,25 @@ COLUMNS = (
 @click.command("describe", help="Describe architectures without running them.")
 @click.argument("archs", nargs=-1)
 @click.option("--file", type=click.Path(path_type=Path), help="Architectures, one a line.")
-@target_options
+@space_options
+@setup_options(devices=False)
 @common_options
 def command(
     run: Run,
     archs: tuple[str, ...],
     file: Path | None,
-    target_text: str,
-    threads: int | None,
     supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
-    tuning_logs: Path,
+    wanted: Wanted,
 ) -> Result:
     """Describe each; a file in place of ARCHS works too."""
     from ofatvm.pipeline.describe import describe
-    from ofatvm.pipeline.setup import prepare
 
     if not archs and file is None:
         raise UsageError("no architecture given", hint="give some, or --file FILE")
     source, parsed = read_source(archs, file, supernet_name, space_name, resolution)
-    with prepare(
-        target_text,
-        space_name=source.space.name,
-        resolution=resolution,
-        workspace=run.workspace,
-        threads=threads,
-        tuning_logs=tuning_logs,
-        on_event=run.on_event,
-    ) as setup:
+    with wanted.prepare(run, source.space.name, resolution) as setup:
         rows = [item.to_dict() for item in describe(setup, parsed, source.supernet)]
         target = setup.target
     for row in rows:

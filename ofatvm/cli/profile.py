@@ -11,9 +11,9 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import SEED, WholeNumber
 from ofatvm.cli.render import Column, Result, table
-from ofatvm.cli.space_options import device_options, ir_option, read_source, target_options
+from ofatvm.cli.setup_options import Wanted, setup_options
+from ofatvm.cli.space_options import read_source, space_options
 from ofatvm.errors import ArchError, UsageError
-from ofatvm.road import Ir
 
 if TYPE_CHECKING:
     from ofatvm.target import Target
@@ -55,9 +55,8 @@ KERNELS = (
 @click.option("--final", "final", is_flag=True, help="Measure by the full protocol: 5 processes.")
 @click.option("--fresh", is_flag=True, help="Measure anew what was measured before.")
 @click.option("--kernels", is_flag=True, help="Show each kernel call; simulated devices only.")
-@target_options
-@device_options
-@ir_option
+@space_options
+@setup_options()
 @common_options
 def command(
     run: Run,
@@ -68,15 +67,10 @@ def command(
     final: bool,
     fresh: bool,
     kernels: bool,
-    target_text: str,
-    threads: int | None,
     supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
-    tuning_logs: Path,
-    device: str,
-    allow_network: bool,
-    ir: Ir,
+    wanted: Wanted,
 ) -> Result:
     """Measure and list."""
     import numpy as np
@@ -87,25 +81,13 @@ def command(
     from ofatvm.pipeline.device_choice import SIMULATED
     from ofatvm.pipeline.devices import open_device
     from ofatvm.pipeline.measure import measure, require_some
-    from ofatvm.pipeline.setup import prepare
     from ofatvm.store import Store
 
     source, given = read_source(archs, file, supernet_name, space_name, resolution)
     if len({arch.space.name for arch in given}) > 1:
         raise ArchError("the architectures are of several spaces", hint="profile one at a time")
     with (
-        prepare(
-            target_text,
-            space_name=source.space.name,
-            resolution=resolution,
-            workspace=run.workspace,
-            threads=threads,
-            tuning_logs=tuning_logs,
-            device=device,
-            allow_network=allow_network,
-            ir=ir,
-            on_event=run.on_event,
-        ) as setup,
+        wanted.prepare(run, source.space.name, resolution) as setup,
         Store.open(run.workspace) as store,
     ):
         rng = np.random.default_rng(seed)

@@ -10,9 +10,9 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import ACCURACY, LATENCY_MS, MACS, SEED, SIZE_MB
 from ofatvm.cli.render import Column, Result, pairs, table
+from ofatvm.cli.setup_options import Wanted, setup_options
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
-from ofatvm.cli.space_options import device_options, find_source, ir_option, target_options
-from ofatvm.road import Ir
+from ofatvm.cli.space_options import find_source, space_options
 
 MARK = Column("mark", "", left=True)
 SPREAD = (
@@ -28,14 +28,13 @@ COLUMNS = (
 
 
 @click.command("search", help="Find, verify and ship the best network for a target.")
-@target_options
+@space_options
+@setup_options()
 @click.option("--latency-ms", type=LATENCY_MS, help="Latency at most, measured or simulated.")
 @click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
 @click.option("--min-accuracy", type=ACCURACY, help="Top-1 at least, in percent.")
-@device_options
-@ir_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
@@ -45,15 +44,10 @@ COLUMNS = (
 @common_options
 def command(
     run: Run,
-    target_text: str,
-    threads: int | None,
     supernet_name: str | None,
     space_name: str | None,
     resolution: int | None,
-    tuning_logs: Path,
-    device: str,
-    allow_network: bool,
-    ir: Ir,
+    wanted: Wanted,
     latency_ms: float | None,
     macs: float | None,
     size_mb: float | None,
@@ -70,7 +64,6 @@ def command(
     from ofatvm.pipeline.outcome import outcome_of
     from ofatvm.pipeline.search import search, search_key
     from ofatvm.pipeline.search_state import SearchConfig
-    from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_facts
     from ofatvm.report.outcome import keep_outcome
     from ofatvm.search.budget import Budget
@@ -81,18 +74,7 @@ def command(
     source = find_source(supernet_name, space_name, weights)
     check_before(out, source.weights, source.space, source.supernet)
     with (
-        prepare(
-            target_text,
-            space_name=source.space.name,
-            resolution=resolution,
-            workspace=run.workspace,
-            threads=threads,
-            tuning_logs=tuning_logs,
-            device=device,
-            allow_network=allow_network,
-            ir=ir,
-            on_event=run.on_event,
-        ) as setup,
+        wanted.prepare(run, source.space.name, resolution) as setup,
         Store.open(run.workspace) as store,
     ):
         accuracy = accuracy_model(setup.space, source.supernet)

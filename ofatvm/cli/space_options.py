@@ -1,4 +1,4 @@
-"""Options that several commands share: target, supernet, space, records, architectures."""
+"""Options that several commands share: supernet, space, resolution, architectures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from ofatvm.arch import Arch, ArchSpace
-from ofatvm.cli.options import RESOLUTION, THREADS
+from ofatvm.cli.options import RESOLUTION
 from ofatvm.errors import ArchError, MissingInputError, UsageError
-from ofatvm.road import IRS
 from ofatvm.spaces import OFA_SPACE, find_space, parse_arch
 from ofatvm.supernet.folder import (
     DEFAULT_SUPERNET,
@@ -82,20 +81,10 @@ def _default_supernet(space: ArchSpace | None = None) -> SupernetFolder | None:
     return folder if space is None or space.name == folder.space.name else None
 
 
-def target_options(body: F) -> F:
-    """--target, --threads, --supernet, --space, --resolution and --tuning-logs."""
+def space_options(body: F) -> F:
+    """--supernet, --space and --resolution."""
     for option in reversed(
         (
-            click.option(
-                "--target",
-                "target_text",
-                default="host",
-                show_default=True,
-                help="host, a name from `ofatvm targets`, a TVM string or JSON, a file.",
-            ),
-            click.option(
-                "--threads", type=THREADS, help="Threads to run with. [default: all cores]"
-            ),
             click.option(
                 "--supernet",
                 "supernet_name",
@@ -113,46 +102,10 @@ def target_options(body: F) -> F:
                 type=RESOLUTION,
                 help="Input height and width. [default: the space's largest]",
             ),
-            click.option(
-                "--tuning-logs",
-                type=click.Path(path_type=Path),
-                default=Path("tuning_logs"),
-                show_default=True,
-                help="Folder of tuning records, by target.",
-            ),
         )
     ):
         body = option(body)
     return body
-
-
-def device_options(body: F) -> F:
-    """--device and --allow-network."""
-    for option in (
-        click.option(
-            "--allow-network", is_flag=True, help="Let --device name boards of other machines."
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="local, simulated, or rpc://HOST:PORT/KEY; auto is this machine where it runs the "
-            "target's code, else simulated.",
-        ),
-    ):
-        body = option(body)
-    return body
-
-
-def ir_option(body: F) -> F:
-    """--ir."""
-    return click.option(
-        "--ir",
-        type=click.Choice(IRS),
-        default="relax",
-        show_default=True,
-        help="Through Relax, or Relay of TVM 0.19 in an environment that `make relay` makes.",
-    )(body)
 
 
 def read_source(

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 from ofatvm.arch import ArchSpace
 from ofatvm.cli.main import Run, common_options
-from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED, THREADS
+from ofatvm.cli.options import COUNT, DURATION, RESOLUTION, SEED
 from ofatvm.cli.render import Result, pairs, seconds_text
-from ofatvm.cli.space_options import device_options, find_source, ir_option
+from ofatvm.cli.setup_options import Wanted, setup_options
+from ofatvm.cli.space_options import find_source
 from ofatvm.errors import UsageError
-from ofatvm.road import Ir
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
@@ -28,8 +28,7 @@ FEW_RESOLUTIONS = 4
 
 
 @click.command("tune", help="Tune the kernels of a space on a target.", epilog=EPILOG)
-@click.option("--target", "target_text", default="host", show_default=True)
-@click.option("--threads", type=THREADS, help="Threads the kernels run with. [default: all cores]")
+@setup_options()
 @click.option("--space", "space_name", help="[default: that of the shipped supernet]")
 @click.option(
     "--resolution",
@@ -47,9 +46,6 @@ FEW_RESOLUTIONS = 4
 )
 @click.option("--time-budget", type=DURATION, help="Stop starting trials after this, as 2h.")
 @click.option(
-    "--tuning-logs", type=click.Path(path_type=Path), default=Path("tuning_logs"), show_default=True
-)
-@click.option(
     "--from-scratch", is_flag=True, help="Take no schedules and trials from sibling targets."
 )
 @click.option(
@@ -57,55 +53,36 @@ FEW_RESOLUTIONS = 4
     type=click.Path(path_type=Path),
     help="AutoTVM log whose trials are taken over first; with --ir relay.",
 )
-@device_options
-@ir_option
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @common_options
 def command(
     run: Run,
-    target_text: str,
-    threads: int | None,
     space_name: str | None,
     resolutions: tuple[int, ...],
     trials_per_workload: int,
     time_budget: float | None,
-    tuning_logs: Path,
-    device: str,
-    allow_network: bool,
-    ir: Ir,
+    wanted: Wanted,
     from_scratch: bool,
     import_log: Path | None,
     seed: int,
 ) -> Result:
     """Tune and report what the journal holds."""
-    from ofatvm.pipeline.setup import prepare
     from ofatvm.pipeline.tune import tune_space, tuning_folder
 
-    if import_log is not None and ir != "relay":
+    if import_log is not None and wanted.ir != "relay":
         raise UsageError("--import-log takes AutoTVM's logs", hint="add --ir relay")
     space = find_source(None, space_name).space
     for resolution in resolutions:
         space.check_resolution(resolution)
-    wanted = tuple(dict.fromkeys(resolutions)) or default_resolutions(space)
-    with prepare(
-        target_text,
-        space_name=space.name,
-        resolution=wanted[0],
-        workspace=run.workspace,
-        threads=threads,
-        tuning_logs=tuning_logs,
-        device=device,
-        allow_network=allow_network,
-        ir=ir,
-        on_event=run.on_event,
-    ) as setup:
-        if ir == "relay":
+    chosen = tuple(dict.fromkeys(resolutions)) or default_resolutions(space)
+    with wanted.prepare(run, space.name, chosen[0]) as setup:
+        if wanted.ir == "relay":
             return _tune_relay(
-                run, setup, wanted, trials_per_workload, time_budget, import_log, seed
+                run, setup, chosen, trials_per_workload, time_budget, import_log, seed
             )
         summary, covered, records = tune_space(
             setup,
-            wanted,
+            chosen,
             trials_per_workload=trials_per_workload,
             time_budget_s=math.inf if time_budget is None else time_budget,
             seed=seed,
@@ -117,7 +94,7 @@ def command(
         "target": setup.target.name,
         "fingerprint": setup.target.fingerprint,
         "folder": str(folder),
-        "resolutions": list(wanted),
+        "resolutions": list(chosen),
         "siblings": [
             {"target": sibling.name, "records": sibling.records, "trials": sibling.trials}
             for sibling in summary.siblings
