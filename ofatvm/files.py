@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import shutil
+from glob import escape as glob_escape
 from pathlib import Path
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)")
 
 
@@ -34,3 +38,28 @@ def remove_leftovers(folder: Path) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found and not Path(f"/proc/{found[2]}").exists():
             path.unlink(missing_ok=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two files or folders change names in one step; False where the system cannot.
+
+    See renameat2(2): file systems that lack it are few.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
+
+
+def scratch_folder(path: Path) -> Path:
+    """The name of a hidden folder beside `path` to make it in; older ones of it are deleted.
+
+    Those are of processes that were killed while they made it.
+    """
+    for old in path.parent.glob(f".{glob_escape(path.name)}.*.partial"):
+        process = old.name.removesuffix(".partial").rpartition(".")[2]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return path.parent / f".{path.name}.{os.getpid()}.partial"

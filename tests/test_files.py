@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ofatvm.files import intended_name, remove_leftovers, replace_file
+from ofatvm.files import exchange, intended_name, remove_leftovers, replace_file
 
 
 def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -27,3 +27,15 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 def test_names_that_files_will_have() -> None:
     assert intended_name(".a.txt.12") == "a.txt"
     assert [intended_name(name) for name in ("a.txt", ".git", ".a.b")] == ["a.txt", ".git", ".a.b"]
+
+
+def test_two_folders_change_names_at_once(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    assert exchange(one, other)
+    assert [path.name for path in one.iterdir()] == ["other"]
+    assert [path.name for path in other.iterdir()] == ["one"]
+    assert not exchange(one, tmp_path / "none")
+    assert (one / "other").exists()

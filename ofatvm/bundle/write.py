@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replaced
@@ -19,6 +18,7 @@ from ofatvm.bundle.manifest import FILE_NAME, Elf, FileEntry, Manifest, parse_ma
 from ofatvm.bundle.snapshot import check_tree, read_manifest
 from ofatvm.elf import read_elf
 from ofatvm.errors import BundleError, MissingInputError, OfatvmError
+from ofatvm.files import exchange, scratch_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +80,10 @@ def write_bundle(
     manifest = replaced(manifest, files=entries)
     data = manifest.to_json().encode()
     parse_manifest(data)
-    temporary = out.parent / f".{out.name}.{secrets.token_hex(6)}.partial"
+    temporary = scratch_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         _fill(temporary, {**files, FILE_NAME: data})
         check_tree(temporary, manifest)
         check_agreement(temporary, manifest)
@@ -156,18 +157,22 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _move(temporary: Path, out: Path, *, replace: bool) -> None:
-    """Put the finished folder in its place; an older bundle goes only when the new one is there."""
-    old = out.parent / f"{temporary.name}.old"
-    if replace and out.exists():
-        out.rename(old)
-    try:
+    """Put the finished folder in its place; an older bundle stands there until that moment.
+
+    Afterwards `temporary` is the older one, or there is none.
+    """
+    if not replace or not out.exists():
         temporary.rename(out)
-    except OSError:
-        if old.exists():
+    elif not exchange(temporary, out):
+        old = out.parent / f"{temporary.name}.old"
+        out.rename(old)
+        try:
+            temporary.rename(out)
+        except OSError:
             old.rename(out)
-        raise
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     _flush_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -179,10 +179,44 @@ def test_when_the_change_of_place_fails_the_old_bundle_is_back(
         return real(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr("ofatvm.bundle.write.exchange", lambda one, other: False)
     with pytest.raises(BundleError, match=r"cannot write the bundle .*Input/output error"):
         make_bundle(tiny, bundle, replace=True, labels=None)
     assert contents(bundle) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_replaced_bundle_is_whole_at_every_moment(
+    bundle: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, can: bool
+) -> None:
+    before, seen = contents(bundle), list[bool]()
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        seen.append(bundle.is_dir())
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    if not can:
+        monkeypatch.setattr("ofatvm.bundle.write.exchange", lambda one, other: False)
+    make_bundle(tiny, bundle, replace=True, labels=None)
+    assert contents(bundle) != before
+    assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+    # Where two names cannot be exchanged, there is no bundle for a moment.
+    assert seen == ([] if can else [True, False])
+
+
+def test_what_killed_writers_left_goes_with_the_next_bundle(bundle: Path, tiny: Tiny) -> None:
+    dead = bundle.with_name(f".{bundle.name}.999999999.partial")
+    other = bundle.with_name(".elsewhere.999999999.partial")
+    living = bundle.with_name(f".{bundle.name}.1.partial")
+    for folder in (dead, other, living):
+        (folder / "sample").mkdir(parents=True)
+    make_bundle(tiny, bundle, replace=True, labels=None)
+    assert {path.name for path in bundle.parent.iterdir()} == {
+        *("bundle", other.name, living.name),
+    }
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
