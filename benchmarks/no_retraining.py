@@ -3,7 +3,8 @@
 Five subnets from the smallest to the largest: each is cut out of the supernet, its batch-norm
 statistics recalibrated; and each is trained alone from scratch, with as many epochs as the
 supernet's training had, on the same images with the same recipe. Both are examined on test images
-that no choice depended on. Cost is said in MACs of training (a backward pass counts as two forward
+that no choice depended on, and on the images that training held out, which are more, but decided
+between recipes. Cost is said in MACs of training (a backward pass counts as two forward
 passes), which depends on no machine, and in CPU-seconds of this one.
 
 It takes about two hours on two cores. What was interrupted continues at its last epoch. With
@@ -90,8 +91,13 @@ def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
     return float(passes) * config.batch
 
 
-def alone(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> tuple[list[bool], float]:
-    """Train one architecture alone and examine it; runs in a process of its own."""
+def alone(
+    job: tuple[Arch, str, str, int, RunConfig, int, str, str],
+) -> tuple[list[bool], list[bool], float]:
+    """Train one architecture alone and examine it; runs in a process of its own.
+
+    Which test and which held-out images it gets right, and the CPU-seconds of its training.
+    """
     arch, data, digest, images, config, epochs, test_path, work = job
     dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
     assert dataset.digest == digest, f"{data} is not what the supernet was trained on"
@@ -109,8 +115,11 @@ def alone(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> tuple[li
         channels=dataset.channels,
         size=arch.space.resolutions[-1],
     )
-    exam = Exam(dataset.train, test, dataset.mean, dataset.std)
-    return exam.correct(subnet).tolist(), seconds
+    right = [
+        Exam(dataset.train, images, dataset.mean, dataset.std).correct(subnet).tolist()
+        for images in (test, dataset.val)
+    ]
+    return right[0], right[1], seconds
 
 
 def trained_alone(
@@ -119,8 +128,8 @@ def trained_alone(
     config: RunConfig,
     epochs: int,
     options: argparse.Namespace,
-) -> list[tuple[list[bool], float]]:
-    """Train each architecture alone, two side by side; which test images each gets right."""
+) -> list[tuple[list[bool], list[bool], float]]:
+    """Train each architecture alone, two side by side; what `alone` gives of each."""
     # The largest first: two processes end at about the same time.
     jobs = [
         (
@@ -190,19 +199,35 @@ def main() -> None:
         channels=folder.space.in_channels,
         size=folder.space.resolutions[-1],
     )
-    exam = Exam(folder.calibration(), test, folder.mean, folder.std)
-    shared = evaluate(folder.weights, folder.space, exam, archs)
+    shared, shared_held = (
+        evaluate(
+            folder.weights,
+            folder.space,
+            Exam(folder.calibration(), images, folder.mean, folder.std),
+            archs,
+        )
+        for images in (test, folder.evaluation())
+    )
     images = folder.data["train_images"]
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
     count = options.again if options.alone_from else len(archs)
     alone_now = trained_alone(archs[:count], folder, config, epochs, options)
     found = []
-    for ours, (theirs, seconds) in zip(shared, alone_now, strict=False):
-        about = {
+    for ours, ours_held, (theirs, theirs_held, seconds) in zip(
+        shared, shared_held, alone_now, strict=False
+    ):
+        gain, half = difference(ours_held, np.array(theirs_held))
+        about: dict[str, Any] = {
             "alone_percent": 100 * float(np.mean(theirs)),
             "alone_epochs": epochs,
             "alone_batch": config.batch,
             "alone_cpu_seconds": seconds,
+            "held_out": {
+                "supernet_percent": 100 * float(ours_held.mean()),
+                "alone_percent": 100 * float(np.mean(theirs_held)),
+                "gain_points": gain,
+                "gain_half_width": half,
+            },
         }
         found.append((about, difference(ours, np.array(theirs))))
     if count < len(archs):
@@ -235,6 +260,7 @@ def main() -> None:
         "epochs": config.epochs,
         "batch": config.batch,
         "test_images": len(test),
+        "held_out_images": len(folder.evaluation()),
         "alone_from": None if options.alone_from is None else options.alone_from.name,
         "supernet_training_macs": whole,
         "supernet_wall_seconds": folder.training["seconds"],
@@ -249,21 +275,23 @@ def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
         "| subnet | M MACs | from the supernet | alone (batch) | difference, points | "
-        "10^12 MACs alone |",
-        "|---|---|---|---|---|---|",
+        "on held-out images | 10^12 MACs alone |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["subnets"]:
+        held = row.get("held_out")
+        there = f"{held['gain_points']:+.2f} +- {held['gain_half_width']:.2f}" if held else ""
         lines.append(
             f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
             f"{row['alone_percent']:.2f} % ({row['alone_batch']}) | {row['gain_points']:+.2f} +- "
-            f"{row['gain_half_width']:.2f} | {row['alone_training_macs'] / 1e12:.2f} |"
+            f"{row['gain_half_width']:.2f} | {there} | {row['alone_training_macs'] / 1e12:.2f} |"
         )
     whole = result["supernet_training_macs"] / 1e12
     lines.append(
         f"\nThe supernet, {result['epochs']} epochs, batch {result['batch']}: {whole:.2f} 10^12 "
         "MACs; the five alone, at least as many epochs each: "
         f"{result['alone_over_supernet_macs']:.2f} times that. {result['test_images']} test "
-        "images; +- is half a 95 % interval over images."
+        f"and {result['held_out_images']} held-out images; +- is half a 95 % interval over images."
     )
     return "\n".join(lines)
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ofatvm.compiler.kernels import KernelLibrary
     from ofatvm.compiler.relay import RelayLibrary
     from ofatvm.compiler.relay_env import RelayPool
+    from ofatvm.compiler.schedule import ScheduleConfig
     from ofatvm.predict.features import SpaceTables
-    from ofatvm.relay.blocks import Blocking
+    from ofatvm.relay.blocks import Blocking, Config
     from ofatvm.tuning.records import Records
-    from ofatvm.tuning.relay_records import RelayRecords
     from ofatvm.tuning.workloads import WorkloadUse
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Setup:
         return self.space.resolutions[-1]
 
     @cached_property
-    def records(self) -> Records:
+    def records(self) -> Records[ScheduleConfig]:
         """The best known schedules for the target on the Relax road."""
         from ofatvm.tuning.records import Records, find_records
 
@@ -111,7 +111,7 @@ class Setup:
         return find_records(self.target, self._record_folders, self.unit)
 
     @cached_property
-    def relay_records(self) -> RelayRecords:
+    def relay_records(self) -> Records[Config]:
         """The best known configs of AutoTVM's templates for the target."""
         from ofatvm.tuning.relay_records import find_relay_records
 
@@ -125,7 +125,7 @@ class Setup:
         return blocking_of(self.vectors, self.resolution)
 
     @property
-    def road_records(self) -> Records | RelayRecords:
+    def road_records(self) -> Records[ScheduleConfig] | Records[Config]:
         """The records of the road that networks are compiled on."""
         return self.records if self.relay_pool is None else self.relay_records
 

@@ -21,6 +21,7 @@ from ofatvm.files import replace_file
 from ofatvm.lock import lock_folder
 from ofatvm.tuning.lines import append_lines, checked_body, checked_line
 
+JOURNAL_FILE = "trials.jsonl"
 TRIAL, FINAL = "trial", "final"
 
 
@@ -101,7 +102,7 @@ class Journal:
     @property
     def path(self) -> Path:
         """The journal file."""
-        return self.folder / "trials.jsonl"
+        return self.folder / JOURNAL_FILE
 
     @classmethod
     def read(cls, folder: Path) -> Journal:

@@ -11,11 +11,11 @@ import base64
 import json
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
@@ -24,7 +24,7 @@ from ofatvm.errors import RecordError
 from ofatvm.files import replace_file
 from ofatvm.measurement import Kind
 from ofatvm.target import Target
-from ofatvm.tuning.journal import Journal, Trial
+from ofatvm.tuning.journal import JOURNAL_FILE, Journal, Trial
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
@@ -32,15 +32,19 @@ TARGET_FILE = "target.json"
 SCHEMA = 1
 
 
+C = TypeVar("C")
+
+
 @dataclass(frozen=True, slots=True)
-class Records:
+class Records(Generic[C]):
     """The best known schedules that serve a target, and where each set came from.
 
-    `configs` maps workload keys to schedules; `sources` names the targets they were tuned for,
-    nearest first, with how many each gave; `damaged` counts journal lines that could not be read.
+    `configs` maps the keys of workloads, or of tasks, to schedules; `sources` names the targets
+    they were tuned for, nearest first, with how many each gave; `damaged` counts lines that could
+    not be read.
     """
 
-    configs: dict[str, ScheduleConfig]
+    configs: dict[str, C]
     sources: dict[str, int]
     damaged: int = 0
 
@@ -55,32 +59,52 @@ class Records:
 
 def find_records(
     target: Target, folders: Sequence[Path], unit: VectorUnit | None = None
-) -> Records:
+) -> Records[ScheduleConfig]:
     """Records of the target itself, then of its family, from several `tuning_logs` folders.
 
     Records of other targets are never used: the look-up goes by folder, and a folder says what it
     is. A family's records for other vectors than those of `unit` are left out: default schedules
     are faster, and tuning starts from them all the same (`siblings.py`).
     """
-    configs: dict[str, ScheduleConfig] = {}
+
+    def best(journal_file: Path) -> tuple[dict[str, ScheduleConfig], int]:
+        journal = Journal.read(journal_file.parent)
+        return {k: trial.config for k, trial in journal.best_of_all().items()}, journal.damaged
+
+    return look_up(target, folders, JOURNAL_FILE, unit, best)
+
+
+def look_up(
+    target: Target,
+    folders: Sequence[Path],
+    file: str,
+    unit: VectorUnit | None,
+    best: Callable[[Path], tuple[Mapping[str, C], int]],
+) -> Records[C]:
+    """What `best` makes of each `file` below a folder of the target or of its family.
+
+    `best` gives the configs that a file holds, and how many of its lines are damaged.
+    """
+    configs: dict[str, C] = {}
     sources: dict[str, int] = {}
     foreign: list[Path] = []
     damaged = 0
     own = (target.record_names[0], target.name)
     for name in target.record_names:
         before = len(configs)
-        for folder in dict.fromkeys(path.resolve() / name for path in folders):
-            if not (folder / "trials.jsonl").is_file():
+        for found in dict.fromkeys(path.resolve() / name / file for path in folders):
+            folder = found.parent
+            if not found.is_file():
                 continue
             if name in own and not belongs_to(read_owner(folder), target):
                 foreign.append(folder)
                 continue
             if unit is not None and name not in own and not made_for(folder, unit):
                 continue
-            journal = Journal.read(folder)
-            damaged += journal.damaged
-            for key, best in journal.best_of_all().items():
-                configs.setdefault(key, best.config)
+            here, broken = best(found)
+            damaged += broken
+            for key, config in here.items():
+                configs.setdefault(key, config)
         sources[name] = len(configs) - before
     kept = {name: count for name, count in sources.items() if count or name == own[0]}
     return Records(configs, kept, damaged, tuple(foreign))

@@ -19,7 +19,7 @@ from ofatvm.errors import RecordError
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.task import extents, key_of
 from ofatvm.target import Target
-from ofatvm.tuning.records import belongs_to, made_for, read_owner
+from ofatvm.tuning.records import Records, look_up
 
 FOLDER, LOG = "relay", "autotvm.log"
 MAX_LINE = 1 << 16
@@ -37,51 +37,20 @@ class RelayTrial:
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RelayRecords:
-    """The best known configs that serve a target; fields as in `records.Records`."""
-
-    configs: dict[str, Config]
-    sources: dict[str, int]
-    damaged: int = 0
-    foreign: tuple[Path, ...] = ()
-
-    @property
-    def borrowed(self) -> bool:
-        """Whether none of the records was tuned for this very target and thread count."""
-        return bool(self.sources) and not next(iter(self.sources.values()))
-
-
 def find_relay_records(
     target: Target, folders: Sequence[Path], blocking: Blocking, unit: VectorUnit | None = None
-) -> RelayRecords:
+) -> Records[Config]:
     """Records of the target itself, then of its family, as `find_records` looks them up.
 
     Configs that cut channels in another way than `blocking` are left out, and a family's records
     that were made for other vectors than `unit`'s.
     """
-    configs: dict[str, Config] = {}
-    sources: dict[str, int] = {}
-    foreign: list[Path] = []
-    damaged = 0
-    own = (target.record_names[0], target.name)
-    for name in target.record_names:
-        before = len(configs)
-        for folder in dict.fromkeys(path.resolve() / name / FOLDER for path in folders):
-            if not (folder / LOG).is_file():
-                continue
-            if name in own and not belongs_to(read_owner(folder), target):
-                foreign.append(folder)
-                continue
-            if unit is not None and name not in own and not made_for(folder, unit):
-                continue
-            trials, broken = read_log(folder / LOG)
-            damaged += broken
-            for key, best in best_trials(trials, blocking).items():
-                configs.setdefault(key, best.config)
-        sources[name] = len(configs) - before
-    kept = {name: count for name, count in sources.items() if count or name == own[0]}
-    return RelayRecords(configs, kept, damaged, tuple(foreign))
+
+    def best(log: Path) -> tuple[dict[str, Config], int]:
+        trials, damaged = read_log(log)
+        return {k: trial.config for k, trial in best_trials(trials, blocking).items()}, damaged
+
+    return look_up(target, folders, f"{FOLDER}/{LOG}", unit, best)
 
 
 def read_log(path: Path) -> tuple[list[RelayTrial], int]:

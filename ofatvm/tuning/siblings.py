@@ -20,7 +20,7 @@ from ofatvm.compiler.space import VectorUnit, features, work
 from ofatvm.errors import RecordError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
-from ofatvm.tuning.journal import Journal
+from ofatvm.tuning.journal import JOURNAL_FILE, Journal
 from ofatvm.tuning.records import belongs_to, is_workload, read_owner, read_unit
 from ofatvm.tuning.translate import translate
 
@@ -72,7 +72,7 @@ def find_siblings(
     siblings: list[Sibling] = []
     known: set[str] = set()
     for name, folder in _candidates(target, folders):
-        if folder == own.resolve() or not (folder / "trials.jsonl").is_file():
+        if folder == own.resolve() or not (folder / JOURNAL_FILE).is_file():
             continue
         try:
             if name == target.name and not belongs_to(read_owner(folder), target):

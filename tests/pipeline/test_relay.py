@@ -15,7 +15,7 @@ from ofatvm.pipeline.search_state import SearchConfig
 from ofatvm.pipeline.setup import Setup
 from ofatvm.relay.task import task_key
 from ofatvm.search.budget import Budget
-from ofatvm.tuning.relay_records import RelayRecords
+from ofatvm.tuning.records import Records
 from ofatvm.tuning.workloads import subnet_workloads
 from tests.workbench import real_setup
 
@@ -33,7 +33,7 @@ def test_coverage_counts_kernels_whose_tasks_have_records(setup: Setup) -> None:
     half = set(sorted(tasks)[::2])
     share = sum(u.share for u in uses if u.workload.is_compute and task_key(u.workload) in half)
     assert setup.coverage(uses, half) == pytest.approx(share)
-    setup.__dict__["relay_records"] = RelayRecords({}, {})
+    setup.__dict__["relay_records"] = Records({}, {})
     assert setup.coverage(uses) == 0.0
 
 
