@@ -84,6 +84,10 @@ def build(triple: str) -> Path:
         out = runtime_folder(machine_of(triple))
         out.mkdir(parents=True, exist_ok=True)
         shared = ["-shared", "-Wl,-rpath,$ORIGIN", "-pthread"]
+        if tool.environment:
+            # ziglang puts a C++ library into each file. Half of one and half of another, as the
+            # loader would have it, do not work together.
+            shared.append("-Wl,-Bsymbolic")
         first, second = folder / "libtvm_ffi.so", folder / "libtvm_runtime.so"
         run(tool, [*shared, "-Wl,-soname,libtvm_ffi.so", *own, "-ldl", "-o", first])
         named = ["-Wl,-soname,libtvm_runtime.so", f"-L{folder}", "-ltvm_ffi", "-ldl"]

@@ -34,7 +34,7 @@ from ofatvm.target import Target
 
 COMPILE_TIMEOUT_S = 1800.0
 # No core files, and none of more than 256 MiB (in units of 512 bytes).
-LIMITED = ("/bin/sh", "-c", 'ulimit -c 0 -f 524288; exec "$@"', "sh")
+LIMITED = ("/bin/sh", "-c", 'ulimit -c 0; ulimit -f 524288; exec "$@"', "sh")
 # TVM's idle threads spin by giving up their turn: on a busy machine one image then took minutes.
 SLEEPING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
 _PROGRAMS = {"i686": "qemu-i386"}

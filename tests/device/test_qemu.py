@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 
 from ofatvm.bundle.card import cpp_source
 from ofatvm.device import qemu, runtime
-from ofatvm.device.qemu import Emulator, find_emulator, run_emulated, why_not_emulated
+from ofatvm.device.qemu import (
+    LIMITED,
+    Emulator,
+    find_emulator,
+    run_emulated,
+    why_not_emulated,
+)
 from ofatvm.errors import CompileError, MeasurementError, MissingInputError
 from ofatvm.target import Target
 from tests.foreign import A72, ARMV7, require_emulation
@@ -119,3 +126,9 @@ def test_modules_that_go_wrong(name: str, tmp_path: Path) -> None:
             timeout_s=10,
         )
     assert "\n" not in caught.value.message
+
+
+def test_what_runs_under_an_emulator_leaves_no_core_and_no_huge_file() -> None:
+    words = [*LIMITED, "/bin/sh", "-c", "ulimit -c; ulimit -f"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["0", "524288"], "")
