@@ -7,9 +7,9 @@ that no choice depended on, and on the images that training held out, which are 
 between recipes. Cost is said in MACs of training (a backward pass counts as two forward
 passes), which depends on no machine, and in CPU-seconds of this one.
 
-It takes about two hours on two cores. What was interrupted continues at its last epoch. With
---alone-from the networks trained alone are those of an earlier result, but for the smallest, as
-many as --again says; intervals are then those of two independent samples, and wider.
+It takes about an hour on two cores. What was interrupted continues at its last epoch. With
+--alone-from the networks trained alone are those of an earlier result, which has kept what each of
+them gets right: a supernet that is trained anew is compared within a minute.
 
     .venv/bin/python benchmarks/no_retraining.py --data TRAIN.npz --test TEST.npz [--supernet NAME]
 """
@@ -17,11 +17,13 @@ many as --again says; intervals are then those of two independent samples, and w
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ from ofatvm.tuning.energy import this_machine
 from ofatvm.tuning.ledger import tool_versions
 
 PASSES = 3  # a forward pass, and a backward pass of twice its MACs
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A network trained alone: which `test` and `held_out` images it gets right, (n,) bool."""
+
+    test: np.ndarray
+    held_out: np.ndarray
+    epochs: int
+    cpu_seconds: float
 
 
 def five_subnets(space: ArchSpace) -> list[Arch]:
@@ -91,13 +103,8 @@ def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
     return float(passes) * config.batch
 
 
-def alone(
-    job: tuple[Arch, str, str, int, RunConfig, int, str, str],
-) -> tuple[list[bool], list[bool], float]:
-    """Train one architecture alone and examine it; runs in a process of its own.
-
-    Which test and which held-out images it gets right, and the CPU-seconds of its training.
-    """
+def train_and_examine(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> Alone:
+    """Train one architecture alone and examine it; runs in a process of its own."""
     arch, data, digest, images, config, epochs, test_path, work = job
     dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
     assert dataset.digest == digest, f"{data} is not what the supernet was trained on"
@@ -115,11 +122,11 @@ def alone(
         channels=dataset.channels,
         size=arch.space.resolutions[-1],
     )
-    right = [
-        Exam(dataset.train, images, dataset.mean, dataset.std).correct(subnet).tolist()
-        for images in (test, dataset.val)
-    ]
-    return right[0], right[1], seconds
+    right, right_held_out = (
+        Exam(dataset.train, pictures, dataset.mean, dataset.std).correct(subnet)
+        for pictures in (test, dataset.val)
+    )
+    return Alone(right, right_held_out, epochs, seconds)
 
 
 def trained_alone(
@@ -128,8 +135,8 @@ def trained_alone(
     config: RunConfig,
     epochs: int,
     options: argparse.Namespace,
-) -> list[tuple[list[bool], list[bool], float]]:
-    """Train each architecture alone, two side by side; what `alone` gives of each."""
+) -> list[Alone]:
+    """Train each architecture alone, two side by side."""
     # The largest first: two processes end at about the same time.
     jobs = [
         (
@@ -147,7 +154,7 @@ def trained_alone(
     with ProcessPoolExecutor(
         max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as executor:
-        return list(reversed(list(executor.map(alone, jobs))))
+        return list(reversed(list(executor.map(train_and_examine, jobs))))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -156,24 +163,29 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return 100 * gains.mean(), 196 * gains.std(ddof=1) / math.sqrt(len(gains))
 
 
-def unpaired(ours: np.ndarray, percent: float) -> tuple[float, float]:
-    """As `difference`, where of the other network only its accuracy on as many images is known."""
-    mine, other = float(ours.mean()), percent / 100
-    variance = (mine * (1 - mine) + other * (1 - other)) / len(ours)
-    return 100 * (mine - other), 196 * math.sqrt(variance)
+def packed(right: np.ndarray) -> str:
+    """Which images are right, as text of a sixth of their number."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
-def earlier(
-    path: Path, archs: Sequence[Arch], epochs: int, images: int, digest: str
-) -> list[dict[str, Any]]:
-    """What an earlier result says of these subnets trained alone."""
+def unpacked(text: str, images: int) -> np.ndarray:
+    """The reverse of `packed`."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))
+    return bits[:images].astype(bool)
+
+
+def earlier(path: Path, archs: Sequence[Arch], config: RunConfig, digest: str) -> list[Alone]:
+    """These subnets trained alone, as an earlier result has them."""
     value = json.loads(path.read_bytes())
-    rows = {row["arch"]: row for row in value["subnets"]}
-    kept = ("alone_percent", "alone_epochs", "alone_batch", "alone_cpu_seconds")
-    found = [{name: rows[arch.encode()][name] for name in kept} for arch in archs]
     assert value["data_digest"] == digest, f"those of {path} were trained on other images"
-    assert all(row["alone_epochs"] >= epochs for row in found), f"{path} has fewer epochs"
-    assert value["test_images"] == images, f"those of {path} were examined on other images"
+    images = value["test_images"], value["held_out_images"]
+    rows = {row["arch"]: row for row in value["subnets"]}
+    found = []
+    for row in (rows[arch.encode()] for arch in archs):
+        assert row["alone_batch"] == config.batch, f"those of {path} had other batches"
+        assert row["alone_epochs"] >= config.epochs, f"those of {path} had fewer epochs"
+        test, held_out = map(unpacked, (row["alone_right"], row["alone_right_held_out"]), images)
+        found.append(Alone(test, held_out, row["alone_epochs"], row["alone_cpu_seconds"]))
     return found
 
 
@@ -184,7 +196,6 @@ def main() -> None:
     parser.add_argument("--supernet", default=DEFAULT_SUPERNET)
     parser.add_argument("--epochs", type=int, help="of each alone (default: the supernet's)")
     parser.add_argument("--alone-from", type=Path, help="an earlier result of this script")
-    parser.add_argument("--again", type=int, default=0, help="but train so many, the smallest")
     parser.add_argument("--work", type=Path, default=Path(".ofatvm/no_retraining"))
     parser.add_argument("--out", type=Path, default=data_dir("results") / "no_retraining.json")
     options = parser.parse_args()
@@ -210,44 +221,33 @@ def main() -> None:
     )
     images = folder.data["train_images"]
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
-    count = options.again if options.alone_from else len(archs)
-    alone_now = trained_alone(archs[:count], folder, config, epochs, options)
-    found = []
-    for ours, ours_held, (theirs, theirs_held, seconds) in zip(
-        shared, shared_held, alone_now, strict=False
-    ):
-        gain, half = difference(ours_held, np.array(theirs_held))
-        about: dict[str, Any] = {
-            "alone_percent": 100 * float(np.mean(theirs)),
-            "alone_epochs": epochs,
-            "alone_batch": config.batch,
-            "alone_cpu_seconds": seconds,
-            "held_out": {
-                "supernet_percent": 100 * float(ours_held.mean()),
-                "alone_percent": 100 * float(np.mean(theirs_held)),
-                "gain_points": gain,
-                "gain_half_width": half,
-            },
-        }
-        found.append((about, difference(ours, np.array(theirs))))
-    if count < len(archs):
-        rest = earlier(
-            options.alone_from, archs[count:], config.epochs, len(test), folder.data["digest"]
-        )
-        for ours, about in zip(shared[count:], rest, strict=True):
-            found.append((about, unpaired(ours, about["alone_percent"])))
+    if options.alone_from:
+        alone_of = earlier(options.alone_from, archs, config, folder.data["digest"])
+    else:
+        alone_of = trained_alone(archs, folder, config, epochs, options)
     rows: list[dict[str, Any]] = []
-    for arch, ours, (about, (gain, half)) in zip(archs, shared, found, strict=True):
+    for arch, ours, ours_held, alone in zip(archs, shared, shared_held, alone_of, strict=True):
         macs = totals(operator_graph(arch)).macs
+        gain, half = difference(ours, alone.test)
+        held_gain, held_half = difference(ours_held, alone.held_out)
         rows.append(
             {
                 "arch": arch.encode(),
                 "macs": macs,
                 "supernet_percent": 100 * float(ours.mean()),
+                "alone_percent": 100 * float(alone.test.mean()),
                 "gain_points": gain,
                 "gain_half_width": half,
-                "alone_training_macs": float(PASSES * macs * per_epoch * about["alone_epochs"]),
-                **about,
+                "supernet_held_out_percent": 100 * float(ours_held.mean()),
+                "alone_held_out_percent": 100 * float(alone.held_out.mean()),
+                "held_out_gain_points": held_gain,
+                "held_out_gain_half_width": held_half,
+                "alone_training_macs": float(PASSES * macs * per_epoch * alone.epochs),
+                "alone_epochs": alone.epochs,
+                "alone_batch": config.batch,
+                "alone_cpu_seconds": alone.cpu_seconds,
+                "alone_right": packed(alone.test),
+                "alone_right_held_out": packed(alone.held_out),
             }
         )
     whole = training_macs(folder.space, config, images)
@@ -274,16 +274,15 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| subnet | M MACs | from the supernet | alone (batch) | difference, points | "
+        "| subnet | M MACs | from the supernet | alone | difference, points | "
         "on held-out images | 10^12 MACs alone |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["subnets"]:
-        held = row.get("held_out")
-        there = f"{held['gain_points']:+.2f} +- {held['gain_half_width']:.2f}" if held else ""
+        there = f"{row['held_out_gain_points']:+.2f} +- {row['held_out_gain_half_width']:.2f}"
         lines.append(
             f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
-            f"{row['alone_percent']:.2f} % ({row['alone_batch']}) | {row['gain_points']:+.2f} +- "
+            f"{row['alone_percent']:.2f} % | {row['gain_points']:+.2f} +- "
             f"{row['gain_half_width']:.2f} | {there} | {row['alone_training_macs'] / 1e12:.2f} |"
         )
     whole = result["supernet_training_macs"] / 1e12
