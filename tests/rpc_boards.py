@@ -133,9 +133,17 @@ def agent_of(supervisor: subprocess.Popen[bytes]) -> psutil.Process:
 
 
 def stop_tree(process: subprocess.Popen[bytes]) -> None:
-    """Freeze a process and those below it."""
-    for member in (psutil.Process(process.pid), *below_of(process.pid)):
-        member.send_signal(signal.SIGSTOP)
+    """Freeze a process and those below it, also those that it starts meanwhile."""
+    stopped: set[int] = set()
+    while running := [
+        member
+        for member in (psutil.Process(process.pid), *below_of(process.pid))
+        if member.pid not in stopped
+    ]:
+        for member in running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGSTOP)
+            stopped.add(member.pid)
 
 
 def sessions_here() -> list[psutil.Process]:
