@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
@@ -66,11 +67,14 @@ class BlockCosts:
         return [self._known[code] for code, _ in blocks]
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=60)
-        database.execute("pragma journal_mode=wal")
-        database.execute(
-            "create table if not exists blocks (code blob primary key, cycles real, mix text)"
-        )
+        # SQLite's switch to WAL does not wait for other processes, so openers take turns.
+        with self._path.with_suffix(".lock").open("a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            database = sqlite3.connect(self._path, timeout=60)
+            database.execute("pragma journal_mode=wal")
+            database.execute(
+                "create table if not exists blocks (code blob primary key, cycles real, mix text)"
+            )
         return database
 
     def _ask(self, blocks: Sequence[tuple[bytes, int]]) -> dict[bytes, BlockCost]:
