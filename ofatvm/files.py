@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -45,8 +44,10 @@ def exchange(one: Path, other: Path) -> bool:
 
     See renameat2(2): file systems that lack it are few.
     """
+    import ctypes  # few commands need it
+
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        renameat2 = ctypes.CDLL(None).renameat2
     except AttributeError:
         return False
     names = os.fsencode(one), os.fsencode(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ofatvm.predict.report import ErrorReport
 from ofatvm.report.outcome import Dot, Forecast, FrontPoint, Outcome
+from ofatvm.search.budget import Budget
 
 
 def errors(percent: float, n: int = 60, coverage: float | None = None) -> ErrorReport:
@@ -34,7 +35,7 @@ def point(arch: str, accuracy: float, latency: float, **changes: object) -> Fron
 
 
 def finished() -> Outcome:
-    """A search for a Cortex-A72 that timed one subnet after its first sample."""
+    """A search for a Cortex-A72 with one subnet after its first sample."""
     front = (
         point("small28/20/32-32-32-32", 91.5, 0.0125),
         point("small28/28/33-53.54.54-54-54.52", 93.25, 0.0275),
@@ -47,7 +48,7 @@ def finished() -> Outcome:
         device="local",
         space="small28_d123_e234_k35",
         resolution=28,
-        budget={"latency_ms": 0.03, "min_accuracy": 91.0},
+        budget=Budget(latency_ms=0.03, min_accuracy=91.0),
         seed=7,
         weights="supernet fashion-mnist",
         ir="relax",

@@ -159,7 +159,8 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 def _move(temporary: Path, out: Path, *, replace: bool) -> None:
     """Put the finished folder in its place; an older bundle stands there until that moment.
 
-    Afterwards `temporary` is the older one, or there is none.
+    Where the file system cannot exchange names, there is none for a moment. Afterwards `temporary`
+    is the older one, or gone.
     """
     if not replace or not out.exists():
         temporary.rename(out)

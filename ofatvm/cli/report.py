@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -119,17 +119,14 @@ def _page(workspace: Path, out: Path | None) -> Result:
     from ofatvm.report.page import gather, render
     from ofatvm.store import FILE_NAME, Store
 
-    if not (workspace / FILE_NAME).is_file():
+    report = None
+    if (workspace / FILE_NAME).is_file():
+        with Store.open(workspace) as store:
+            report = gather(store, workspace)
+    if report is None or report.empty:
         raise MissingInputError(
             f"there is nothing to report: workspace {workspace} has no measurements",
             hint="make some with `ofatvm search`, or name another --workspace",
-        )
-    with Store.open(workspace) as store:
-        report = gather(store, workspace)
-    if report.empty:
-        raise MissingInputError(
-            f"there is nothing to report: workspace {workspace} has no measurements",
-            hint="make some with `ofatvm search`",
         )
     path = workspace / "report.html" if out is None else out
     if path.is_dir():
@@ -150,16 +147,8 @@ def _page(workspace: Path, out: Path | None) -> Result:
         ],
         "measurements": sum(row.holding.count for row in report.held),
     }
-    return Result(data, lambda width: _said(data))
-
-
-def _said(data: Mapping[str, Any]) -> str:
-    facts = {
-        "page": data["page"],
-        "searches": len(data["searches"]) or "none has finished yet",
-        "measurements": data["measurements"],
-    }
-    return pairs(facts)
+    facts = {**data, "searches": len(searches) or "none has finished yet"}
+    return Result(data, lambda width: pairs(facts))
 
 
 def describe(report: CostReport, width: int | None) -> str:

@@ -156,4 +156,4 @@ def _model_text(data: dict[str, Any]) -> str:
     forecast = data["forecast"]
     if forecast is None:
         return text
-    return f"{text}; {forecast['mape_percent']:.1f} % on {forecast['n']} forecast before timing"
+    return f"{text}; {forecast['mape_percent']:.1f} % in {forecast['n']} forecasts"

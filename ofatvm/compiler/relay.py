@@ -46,7 +46,11 @@ LARGE_IMAGES = 64
 """Pixels a side from which on a block of channels has two vectors; see docs/decisions.md."""
 _JOBS = 8
 _CODE = (
-    *("compiler/relay_graph", "relay/blocks", "relay/build", "relay/dispatch", "relay/expr"),
+    "compiler/relay_graph",
+    "relay/blocks",
+    "relay/build",
+    "relay/dispatch",
+    "relay/expr",
     "relay/objects",
 )
 

@@ -29,8 +29,8 @@ def outcome_of(
 ) -> Outcome:
     """The whole of it; `shipped` are the bundle's `shipped_facts`."""
     front = {point.arch: _front_point(setup, point) for point in found.front}
-    timed = [arch for arch, m in found.found.items() if m.latency_ms is not None]
-    top1 = accuracy.predict(setup.space.to_rows(timed))
+    latencies = {a: m.latency_ms for a, m in found.found.items() if m.latency_ms is not None}
+    top1 = accuracy.predict(setup.space.to_rows(list(latencies)))
     return Outcome(
         when=now(),
         target=setup.target.name,
@@ -39,7 +39,7 @@ def outcome_of(
         device=setup.device,
         space=setup.space.name,
         resolution=setup.resolution,
-        budget=budget.limits(),
+        budget=budget,
         seed=seed,
         weights=shipped["weights"],
         ir=setup.ir,
@@ -59,10 +59,10 @@ def outcome_of(
         cloud=tuple(
             Dot(
                 arch=arch.encode(),
-                latency_ms=found.found[arch].latency_ms or 0.0,
+                latency_ms=latency_ms,
                 predicted_accuracy_percent=float(percent),
             )
-            for arch, percent in zip(timed, top1, strict=True)
+            for (arch, latency_ms), percent in zip(latencies.items(), top1, strict=True)
         ),
         forecasts=found.forecasts,
     )

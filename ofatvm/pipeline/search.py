@@ -44,8 +44,8 @@ PREDICTION_SLACK = 1.0
 class SearchResult:
     """The measured front by latency, the pick, and how the models did.
 
-    `found` has every subnet that was timed on the way. The errors of `baselines` are out of fold,
-    as those of the model's own report are.
+    `found` has every subnet that was measured or simulated on the way. The errors of `baselines`
+    are out of fold, as those of the model's own report are.
     """
 
     front: tuple[Point, ...]
@@ -58,7 +58,7 @@ class SearchResult:
     rounds: int
 
     def forecast_report(self) -> ErrorReport | None:
-        """Errors of the forecasts, each made before its subnet was timed; None without any."""
+        """Errors of the forecasts, each made before its subnet was tried; None without any."""
         if not self.forecasts:
             return None
         columns = [(f.predicted_ms, f.latency_ms, f.low_ms, f.high_ms) for f in self.forecasts]

@@ -1,4 +1,4 @@
-"""The charts of one search: what it found, and how well latencies were foretold."""
+"""The charts of one search: what it found, and how well latencies were predicted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from ofatvm.report.outcome import FrontPoint, Outcome
 
 
 def front_chart(outcome: Outcome) -> Chart:
-    """Accuracy over latency: the front, the pick, and what was timed on the way.
+    """Accuracy over latency: the front, the pick, and the subnets tried on the way.
 
-    Of what was timed on the way the accuracy is predicted; where the front's is measured, those
+    Of those tried on the way the accuracy is predicted; where the front's is measured, those
     are two different things, and drawn apart.
     """
     pick = outcome.pick
@@ -40,13 +40,13 @@ def front_chart(outcome: Outcome) -> Chart:
         x_name=f"latency, ms {pick.latency_kind}",
         y_name="top-1, %",
         line=[(point.latency_ms, point.accuracy_percent) for point in outcome.front],
-        x_limit=outcome.budget.get("latency_ms"),
-        y_limit=outcome.budget.get("min_accuracy"),
+        x_limit=outcome.budget.latency_ms,
+        y_limit=outcome.budget.min_accuracy,
     )
 
 
 def forecast_chart(outcome: Outcome) -> Chart | None:
-    """Predicted over timed latencies, each predicted before it was timed; None without any."""
+    """Predicted over measured or simulated latencies, predicted beforehand; None without any."""
     if not outcome.forecasts:
         return None
     marks = [
@@ -65,7 +65,7 @@ def forecast_chart(outcome: Outcome) -> Chart | None:
     ends = min(both), max(both)
     return scatter(
         marks,
-        title="predicted over timed latency",
+        title=f"predicted over {outcome.pick.latency_kind} latency",
         x_name=f"ms {outcome.pick.latency_kind}",
         y_name="ms predicted",
         line=[(end, end) for end in ends],

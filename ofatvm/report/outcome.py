@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from ofatvm.bundle.manifest import Accuracy, Agreement
 from ofatvm.bundle.typed_json import decoded, encoded, require
-from ofatvm.errors import BundleError, StoreError
+from ofatvm.errors import BudgetError, BundleError, StoreError
 from ofatvm.measurement import Kind
 from ofatvm.predict.report import ErrorReport
 from ofatvm.road import Ir
+from ofatvm.search.budget import Budget
 from ofatvm.store import Store
 
 KEY = "outcome"
@@ -46,7 +47,7 @@ class FrontPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """A subnet that was timed on the way: its latency, and its accuracy as predicted."""
+    """A subnet that was measured or simulated on the way, and its accuracy as predicted."""
 
     arch: str
     latency_ms: float
@@ -55,7 +56,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What the latency model said of a subnet, with its 90 % interval, before it was timed."""
+    """A latency as predicted, with its 90 % interval, before it was measured or simulated."""
 
     arch: str
     predicted_ms: float
@@ -69,8 +70,8 @@ class Outcome:
     """A finished search.
 
     `records` says how many tuning records came from which target. `latency_model` and
-    `latency_baselines` are out-of-fold errors over all timed subnets, `forecast` the errors of
-    `forecasts`: None if no subnet was timed after the first fit.
+    `latency_baselines` are out-of-fold errors over all measured (or simulated) subnets, `forecast`
+    the errors of `forecasts`: None if no subnet came after the first fit.
     """
 
     when: str
@@ -80,7 +81,7 @@ class Outcome:
     device: str
     space: str
     resolution: int
-    budget: dict[str, float]
+    budget: Budget
     seed: int
     weights: str
     ir: Ir
@@ -124,9 +125,9 @@ def kept_outcomes(store: Store) -> list[Outcome]:
             continue
         try:
             found.append(decoded(Outcome, value, KEY))
-        except BundleError as error:
+        except (BundleError, BudgetError) as error:
             raise StoreError(
                 f"the outcome of {run} in {store.path} makes no sense: {error.message}",
-                hint="search again with --fresh, or use the ofatvm that wrote it",
+                hint="the same search again replaces it; or use the ofatvm that wrote it",
             ) from None
     return sorted(found, key=lambda outcome: outcome.when, reverse=True)

@@ -16,6 +16,7 @@ from ofatvm.predict.report import ErrorReport
 from ofatvm.report.chart import Chart
 from ofatvm.report.charts import forecast_chart, front_chart
 from ofatvm.report.outcome import Outcome, kept_outcomes
+from ofatvm.search.budget import Budget
 from ofatvm.store import Holding, Store
 
 TEMPLATE = "page.html.j2"
@@ -97,7 +98,7 @@ def render(report: Report) -> str:
 def _section(outcome: Outcome) -> Section:
     models = [("ofatvm", outcome.latency_model), *outcome.latency_baselines.items()]
     if outcome.forecast is not None:
-        models.append(("ofatvm, foretold before timing", outcome.forecast))
+        models.append(("ofatvm, predicted beforehand", outcome.forecast))
     return Section(
         outcome=outcome,
         budget=budget_text(outcome.budget),
@@ -107,9 +108,11 @@ def _section(outcome: Outcome) -> Section:
     )
 
 
-def budget_text(limits: Mapping[str, float]) -> str:
+def budget_text(budget: Budget) -> str:
     """A budget for people."""
-    return ", ".join(LIMITS[name].format(value) for name, value in limits.items()) or "none"
+    return (
+        ", ".join(LIMITS[name].format(value) for name, value in budget.limits().items()) or "none"
+    )
 
 
 def _held(store: Store, holding: Holding, names: Mapping[str, str]) -> Held:

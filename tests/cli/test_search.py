@@ -115,7 +115,7 @@ def test_the_answer_in_json_and_in_text(
     assert f"python {tmp_path / 'mine'}/run.py {tmp_path / 'mine'}/sample/image.png" in text.out
     assert "agreement" not in text.out
     model = next(line for line in lines if line.startswith("latency model"))
-    assert re.search(r"% off out of fold, kernel sum .* macs .* % on \d+ forecast before", model)
+    assert re.search(r"% off out of fold, kernel sum .* macs .* % in \d+ forecasts$", model)
     assert "ms simulated" in lines[0]
     assert "interval" not in lines[0], "what is simulated has none"
     assert "top-1 % predicted: " in text.out

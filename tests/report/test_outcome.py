@@ -11,7 +11,10 @@ import pytest
 from ofatvm.bundle.typed_json import encoded
 from ofatvm.errors import StoreError
 from ofatvm.report.outcome import KEY, Outcome, keep_outcome, kept_outcomes
+from ofatvm.search.budget import Budget
 from ofatvm.store import Store
+
+BUDGET = Budget.__slots__
 
 
 def test_what_is_kept_comes_back_the_newest_first(outcome: Outcome, tmp_path: Path) -> None:
@@ -46,8 +49,9 @@ def test_the_summary_leaves_the_long_lists_out(outcome: Outcome) -> None:
         {"cloud": [{"arch": "x"}]},
         {"latency_baselines": {"macs": 3}},
         {"surplus": 1},
+        {"budget": {"joules": 3.0}},
+        {"budget": dict.fromkeys(BUDGET, -1.0)},
     ],
-    ids=lambda damage: next(iter(damage)),
 )
 def test_what_makes_no_sense_is_one_clear_error(
     outcome: Outcome, tmp_path: Path, damage: dict[str, Any]

@@ -15,6 +15,7 @@ import pytest
 from ofatvm.measurement import Measurement
 from ofatvm.report.outcome import Outcome, keep_outcome
 from ofatvm.report.page import gather, render
+from ofatvm.search.budget import Budget
 from ofatvm.store import Store
 from tests.outcomes import point
 
@@ -82,7 +83,7 @@ def test_a_search_is_told_with_its_figures_and_their_kinds(
         assert arch in text
     for figure in ("1.5 %", "14.5 %", "3.5 %", "2.5 %", "0.987"):
         assert figure in text, "all models stand side by side"
-    assert "foretold before timing" in text
+    assert "predicted beforehand" in text
     assert "unstable" not in text
 
 
@@ -114,11 +115,12 @@ def test_what_is_simulated_or_predicted_is_called_so(
         ci_high_ms=None,
         p90_ms=None,
     )
-    alone = replace(outcome, front=(only,), pick=only, budget={}, forecast=None, forecasts=())
+    alone = replace(outcome, front=(only,), pick=only, budget=Budget(), forecast=None, forecasts=())
     text = checked(page(alone))
     assert "75.00 % top-1 predicted, 30 ms simulated." in text
-    assert "ms simulated" in text
-    assert "foretold" not in text
+    assert "61 subnets simulated in 2 rounds" in text
+    assert "timed" not in text.replace("Measured is timed", "")
+    assert "beforehand" not in text
     assert "budget none" in text
 
 
@@ -138,7 +140,7 @@ def test_measurements_are_summed_up_by_sort(
         make_measurement(target=outcome.fingerprint, latency_ms=None, error="it crashed"),
     )
     text = checked(page(outcome, measurements=held))
-    row = text[text.index("Everything timed") :]
+    row = text[text.index("All latencies held") :]
     assert "cortex-a72" in row, "a target is called by its name"
     assert " 3 1 1 2.00 % " in row, "subnets, failed, unstable, half width"
 
