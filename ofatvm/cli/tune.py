@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from ofatvm.errors import UsageError
 
 EPILOG = """Where a sibling (the same CPU with other threads, or a family such as x86-64-v3) has
 records, tuning starts from them and needs fewer trials. Even --trials-per-workload 1 measures each
-borrowed record beside the default schedule and keeps the faster."""
+borrowed record beside the default schedule and keeps the faster. A GPU's kernels and those of
+--ir relay have no siblings: their first trial is the default schedule. A GPU is tuned on its
+boards, with --device rpc://HOST:PORT/KEY."""
 
 
 FEW_RESOLUTIONS = 4
@@ -68,6 +71,7 @@ def command(
 ) -> Result:
     """Tune and report what the journal holds."""
     from ofatvm.pipeline.tune import tune_space, tuning_folder
+    from ofatvm.pipeline.tune_gpu import tune_gpu_space
 
     if import_log is not None and wanted.ir != "relay":
         raise UsageError("--import-log takes AutoTVM's logs", hint="add --ir relay")
@@ -80,13 +84,13 @@ def command(
             return _tune_relay(
                 run, setup, chosen, trials_per_workload, time_budget, import_log, seed
             )
-        summary, covered, records = tune_space(
+        tuned = tune_gpu_space if setup.gpu else partial(tune_space, from_scratch=from_scratch)
+        summary, covered, records = tuned(
             setup,
             chosen,
             trials_per_workload=trials_per_workload,
             time_budget_s=math.inf if time_budget is None else time_budget,
             seed=seed,
-            from_scratch=from_scratch,
             on_event=run.on_event,
         )
         folder = tuning_folder(setup)

@@ -1,9 +1,10 @@
-"""GPU schedules without tuning: dlight's rules, and one of our own for depthwise convolutions."""
+"""A GPU's kernels: by a tuning record, or by dlight's rules and one of our own for depthwise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ofatvm.compiler.gpu_space import DEFAULT, kernel_of
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.primfunc import workload_module
 from ofatvm.errors import CompileError
@@ -15,8 +16,25 @@ if TYPE_CHECKING:
 BLOCK_THREADS = 128
 
 
-def gpu_kernel(workload: Workload, target: tvm.target.Target) -> tirx.PrimFunc:
-    """A workload's function as one GPU kernel; CompileError where no schedule gives that."""
+def gpu_kernel(
+    workload: Workload, target: tvm.target.Target, trace: str = DEFAULT
+) -> tirx.PrimFunc:
+    """A workload's function as one GPU kernel, under a trace or the default schedule.
+
+    CompileError where no schedule gives that, RecordError for a trace that does not apply.
+    """
+    if trace != DEFAULT:
+        function = kernel_of(workload, trace)
+        if bound_nests(function) != 1:
+            raise CompileError(
+                f"a tuning record does not make one kernel of {workload.key}",
+                hint="give another --tuning-logs folder; `ofatvm tune` makes records",
+            )
+        return function.with_attr("tirx.is_scheduled", True)
+    return _default(workload, target)
+
+
+def _default(workload: Workload, target: tvm.target.Target) -> tirx.PrimFunc:
     from tvm.s_tir import dlight
 
     gpu = dlight.gpu

@@ -1,4 +1,4 @@
-"""What runs in a session's process on this side: programs on the board's GPU, timed.
+"""What runs in a session's process on this side: programs and kernels on the board's GPU, timed.
 
 The counterpart of `ofatvm.device.visit` for networks that TVM's virtual machine runs.
 """
@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 
-from ofatvm.compiler.gpu_measure import WARM_UP_CALLS, GpuNetwork, load_gpu
+from ofatvm.compiler.gpu_measure import (
+    WARM_UP_CALLS,
+    GpuKernel,
+    GpuNetwork,
+    load_gpu,
+    load_gpu_kernel,
+)
 from ofatvm.device.rpc_child import remote_session
 
 # A program's file, the shapes that its `main` takes, and TVM's kind of the device.
@@ -17,7 +23,9 @@ MAX_LOADED = 6
 YARDSTICK_CALLS = 15
 REFERENCE_ROUNDS = 10
 LEAST_CALLS, MOST_CALLS = 5, 2000
+KERNEL_CALLS = 20
 _loaded: OrderedDict[GpuSpec, GpuNetwork] = OrderedDict()
+_reference: dict[GpuSpec, GpuKernel] = {}
 
 
 def visit_gpu(
@@ -42,6 +50,34 @@ def reference_s(yardstick: GpuSpec) -> float:
     """The yardstick's seconds on an undisturbed board: the least of some medians."""
     yardstick_s(yardstick)  # a GPU takes some time to reach its full clock
     return min(yardstick_s(yardstick) for _ in range(REFERENCE_ROUNDS))
+
+
+def time_gpu_kernel(
+    kernel: GpuSpec, reference: GpuSpec, repeats: int, sample_s: float, cutoff_s: float
+) -> tuple[list[float], float]:
+    """Seconds a call of a kernel, and the slower of the reference's before and after it.
+
+    `repeats` samples of at least `sample_s`; one, of one call, if that is slower than `cutoff_s`.
+    """
+    before = kernel_reference_s(reference)
+    path, shapes, kind = kernel
+    candidate = load_gpu_kernel(remote_session(), Path(path), shapes, kind=kind)
+    first = min(candidate.samples_s(WARM_UP_CALLS))
+    if first > cutoff_s:
+        return [first], before
+    calls = max(1, min(MOST_CALLS, int(sample_s / max(first, 1e-7))))
+    samples = candidate.samples_s(repeats, calls=calls)
+    return samples, max(before, kernel_reference_s(reference))
+
+
+def kernel_reference_s(reference: GpuSpec) -> float:
+    """Median seconds of some calls of a kernel that stays loaded."""
+    if reference not in _reference:
+        path, shapes, kind = reference
+        _reference[reference] = load_gpu_kernel(remote_session(), Path(path), shapes, kind=kind)
+        _reference[reference].samples_s(WARM_UP_CALLS)
+    known = _reference[reference]
+    return sorted(known.samples_s(WARM_UP_CALLS, calls=KERNEL_CALLS))[WARM_UP_CALLS // 2]
 
 
 def _network(spec: GpuSpec) -> GpuNetwork:

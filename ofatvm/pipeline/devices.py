@@ -19,6 +19,7 @@ from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.store import Store
 
 if TYPE_CHECKING:
+    from ofatvm.compiler.schedule import ScheduleConfig
     from ofatvm.device.rpc import RpcDevice
     from ofatvm.tuning import relay_bench
     from ofatvm.tuning.workers import Bench
@@ -96,7 +97,9 @@ def _local(setup: Setup) -> type[LocalDevice]:
     return RelayDevice
 
 
-def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> Bench:
+def open_bench(
+    setup: Setup, *, on_event: Callable[[Event], None] = ignore
+) -> Bench[ScheduleConfig]:
     """What times tuning candidates on the setup's device; not entered yet."""
     if setup.device == SIMULATED:
         from ofatvm.tuning.simulated_bench import SimulatedBench
@@ -116,6 +119,21 @@ def open_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> B
         setup.vectors,
         parse_address(setup.device, allow_network=setup.allow_network),
         builders=builders,
+        allow_network=setup.allow_network,
+        on_event=on_event,
+    )
+
+
+def open_gpu_bench(setup: Setup, *, on_event: Callable[[Event], None] = ignore) -> Bench[str]:
+    """What times candidates for a GPU on the setup's boards; not entered yet."""
+    from ofatvm.device.rpc_address import parse_address
+    from ofatvm.tuning.gpu_bench import GpuBench
+
+    require_gpu(setup)
+    return GpuBench(
+        setup.target,
+        parse_address(setup.device, allow_network=setup.allow_network),
+        builders=len(os.sched_getaffinity(0)),
         allow_network=setup.allow_network,
         on_event=on_event,
     )

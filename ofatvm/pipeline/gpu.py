@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -22,7 +22,7 @@ from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
 
 # What turns workloads into a GPU's code, beside TVM.
-_CODE = ("primfunc", "lower", "gpu", "gpu_lower", "gpu_nvcc", "gpu_schedule")
+_CODE = ("primfunc", "lower", "gpu", "gpu_lower", "gpu_nvcc", "gpu_schedule", "gpu_space")
 
 
 def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Program]:
@@ -34,7 +34,13 @@ def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Prog
     graphs = [operator_graph(arch) for arch in archs]
     missing = [place for place, path in enumerate(paths) if not path.is_file()]
     jobs = [
-        setup.executor.submit(gpu.build_gpu_program, graphs[place], setup.target, paths[place])
+        setup.executor.submit(
+            gpu.build_gpu_program,
+            graphs[place],
+            setup.target,
+            paths[place],
+            traces_of(setup, [archs[place]]),
+        )
         for place in missing
     ]
     built(jobs)
@@ -47,7 +53,14 @@ def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Prog
 def gpu_digest(setup: Setup, archs: Sequence[Arch]) -> str:
     """12 hex digits over the kernels of some networks: workloads, target, and the compiler."""
     keys = ",".join(sorted(workload.key for workload in setup.workloads(archs)))
-    return _digest(keys, setup.target.fingerprint)
+    return _digest(keys, setup.target.fingerprint, *_words(traces_of(setup, archs)))
+
+
+def traces_of(setup: Setup, archs: Sequence[Arch]) -> dict[str, str]:
+    """The tuned schedules among those of some networks, by their workloads' keys."""
+    traces = setup.traces.configs
+    keys = sorted(workload.key for workload in setup.workloads(archs))
+    return {key: traces[key] for key in keys if traces.get(key)}
 
 
 def space_digest(setup: Setup) -> str:
@@ -55,7 +68,9 @@ def space_digest(setup: Setup) -> str:
     from ofatvm.tuning.workloads import space_workloads
 
     uses = space_workloads(setup.space, setup.resolution)
-    return _digest(",".join(sorted({use.workload.key for use in uses})), setup.target.fingerprint)
+    keys = sorted({use.workload.key for use in uses})
+    traces = {key: trace for key in keys if (trace := setup.traces.configs.get(key))}
+    return _digest(",".join(keys), setup.target.fingerprint, *_words(traces))
 
 
 def known_costs(setup: Setup, on_event: Callable[[Event], None] = ignore) -> BlockTable:
@@ -103,6 +118,10 @@ def require_gpu(setup: Setup) -> None:
     """Raise DeviceError if a GPU's code is to be run and no board was named."""
     if setup.device == NONE:
         raise no_gpu(setup.target)
+
+
+def _words(traces: Mapping[str, str]) -> list[str]:
+    return [f"{key} {trace}" for key, trace in traces.items()]
 
 
 def _digest(*parts: str) -> str:

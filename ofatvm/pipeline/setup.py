@@ -51,7 +51,7 @@ PR_SET_PDEATHSIG = 1
 class Setup:
     """A target and a space at one resolution, with the kernels that records give them.
 
-    A GPU has no vector `unit`, no records and no kernel library: see `pipeline.gpu`.
+    A GPU has no vector `unit` and no kernel library: see `pipeline.gpu`.
     """
 
     target: Target
@@ -80,9 +80,8 @@ class Setup:
         """The vector unit that kernels are tuned and compiled for; TargetError if there is none."""
         if self.unit is None:
             raise TargetError(
-                f"{self.target.name} is a GPU: its kernels use dlight's schedules, and tuning them "
-                "with MetaSchedule is not there",
-                hint="compile and search need no tuning; tune llvm targets",
+                f"{self.target.name} is a GPU, which has no vector unit",
+                hint="this needs an llvm target",
             )
         return self.unit
 
@@ -104,11 +103,16 @@ class Setup:
     @cached_property
     def records(self) -> Records[ScheduleConfig]:
         """The best known schedules for the target on the Relax road."""
-        from ofatvm.tuning.records import Records, find_records
+        from ofatvm.tuning.records import find_records
 
-        if self.gpu:
-            return Records({}, {})
         return find_records(self.target, self._record_folders, self.unit)
+
+    @cached_property
+    def traces(self) -> Records[str]:
+        """The best known schedules of MetaSchedule's for a GPU."""
+        from ofatvm.tuning.traces import find_traces
+
+        return find_traces(self.target, self._record_folders)
 
     @cached_property
     def relay_records(self) -> Records[Config]:
@@ -125,8 +129,10 @@ class Setup:
         return blocking_of(self.vectors, self.resolution)
 
     @property
-    def road_records(self) -> Records[ScheduleConfig] | Records[Config]:
+    def road_records(self) -> Records[ScheduleConfig] | Records[Config] | Records[str]:
         """The records of the road that networks are compiled on."""
+        if self.gpu:
+            return self.traces
         return self.records if self.relay_pool is None else self.relay_records
 
     @property
@@ -301,9 +307,13 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
                 + ("; `ofatvm tune` repairs them" if setup.ir == "relax" else ""),
             )
         )
-    if setup.gpu:
+    if setup.gpu and not records.configs:
         on_event(
-            Notice("info", "kernels for GPUs use dlight's default schedules; none of them is tuned")
+            Notice(
+                "info",
+                "kernels for this GPU use dlight's default schedules, since none of them is tuned; "
+                "`ofatvm tune` with --device rpc://HOST:PORT/KEY makes records",
+            )
         )
     elif not records.configs:
         on_event(

@@ -29,6 +29,7 @@ from ofatvm.measurement import Measurement
 from ofatvm.pipeline.contents import file_contents, supernet_contents
 from ofatvm.pipeline.device_choice import LOCAL
 from ofatvm.pipeline.examine import Examined, examine
+from ofatvm.pipeline.gpu import traces_of
 from ofatvm.pipeline.prove import prove
 from ofatvm.pipeline.relay import build_through_relay, road_versions
 from ofatvm.pipeline.setup import Setup, require_supernet_file
@@ -83,7 +84,12 @@ def ship(
         notes: tuple[str, ...] = ()
         if setup.gpu:
             proof, notes = build_for_gpu(
-                graph, contents.subnet.folded, setup.target, model, on_event=on_event
+                graph,
+                contents.subnet.folded,
+                setup.target,
+                model,
+                traces_of(setup, [arch]),
+                on_event=on_event,
             )
         else:
             if setup.ir == "relay":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import networkx as nx
@@ -23,14 +23,21 @@ def build_for_gpu(
     weights: Weights,
     target: Target,
     model: Path,
+    traces: Mapping[str, str],
     *,
     on_event: Callable[[Event], None] = ignore,
 ) -> tuple[Proof, tuple[str, ...]]:
-    """Link the network to `model`; how it was verified, which is not at all, and what to note."""
-    built = build_gpu_model(graph, weights, target, model)
+    """Link the network to `model`; how it was verified, which is not at all, and what to note.
+
+    `traces`: the tuned schedules among the network's, by workload key.
+    """
+    built = build_gpu_model(graph, weights, target, model, traces)
+    schedules = "all under dlight's default schedules"
+    if traces:
+        schedules = f"{len(traces)} under tuned schedules, the others under dlight's default ones"
     notes = (
         f"{built.kernels} kernels for {target.arch} are in model.so as {_FORMATS[built.format]} "
-        f"({built.format}), under dlight's default schedules",
+        f"({built.format}), {schedules}",
         *built.notes,
     )
     on_event(Notice("warning", f"the code for {target.name} was not run: {NEEDS_GPU}"))

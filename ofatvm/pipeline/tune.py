@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ofatvm.events import Event, Notice, Progress, ignore
 from ofatvm.paths import data_dir
@@ -14,7 +14,7 @@ from ofatvm.pipeline.devices import open_bench
 from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
-from ofatvm.tuning.journal import Journal
+from ofatvm.tuning.journal import Journal, TrialFile
 from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import (
     database_damage,
@@ -24,7 +24,7 @@ from ofatvm.tuning.records import (
 )
 from ofatvm.tuning.siblings import find_siblings
 from ofatvm.tuning.tune import TuningSummary, tune
-from ofatvm.tuning.workloads import WorkloadUse, coverage, space_workloads
+from ofatvm.tuning.workloads import coverage, space_workloads, union
 
 
 def tuning_folder(setup: Setup) -> Path:
@@ -46,27 +46,17 @@ def tune_space(
 
     Starts from what the target's siblings know, unless `from_scratch`.
     Returns the summary, the lowest coverage of the space at these resolutions (0 to 1), and the
-    number of records in TVM's files. TargetError for a GPU.
+    number of records in TVM's files. For a GPU see `pipeline.tune_gpu`.
     """
     unit = setup.vectors
     bench = open_bench(setup, on_event=on_event)
     folder = tuning_folder(setup)
-    uses: dict[str, WorkloadUse] = {}
     space = find_space(setup.space.name)  # the setup's is restricted to one resolution
     spaces = [space_workloads(space, resolution) for resolution in resolutions]
-    for use in itertools.chain.from_iterable(spaces):
-        uses.setdefault(use.workload.key, use)
-    ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
+    ordered = union(spaces)
     with Journal.open(folder) as journal:
         write_owner(folder, setup.target, unit, setup.kind)
-        if journal.damaged:
-            on_event(
-                Notice(
-                    "warning",
-                    f"{journal.damaged} damaged lines of {journal.path} were moved to "
-                    "trials.damaged; every whole record was kept",
-                )
-            )
+        tell_damage(journal, on_event)
         damage = database_damage(folder)
         if damage:
             on_event(Notice("warning", f"{folder}: {damage}; the files are written anew"))
@@ -103,9 +93,21 @@ def tune_space(
     return summary, min(coverage(uses, best) for uses in spaces), count
 
 
+def tell_damage(journal: TrialFile[Any], on_event: Callable[[Event], None]) -> None:
+    """Say so if an opened journal had damaged lines."""
+    if journal.damaged:
+        on_event(
+            Notice(
+                "warning",
+                f"{journal.damaged} damaged lines of {journal.path} were moved to "
+                "trials.damaged; every whole record was kept",
+            )
+        )
+
+
 @contextmanager
 def account(
-    journal: Journal,
+    journal: TrialFile[Any],
     target: Target,
     *,
     space: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ofatvm.tuning.records import write_owner
 from ofatvm.tuning.relay_journal import count_lines, import_log, locked
 from ofatvm.tuning.relay_records import best_trials, read_log, relay_folder
 from ofatvm.tuning.relay_tune import RelaySummary, tune_relay
-from ofatvm.tuning.workloads import WorkloadUse, space_workloads
+from ofatvm.tuning.workloads import space_workloads, union
 
 
 def tune_relay_space(
@@ -43,10 +42,7 @@ def tune_relay_space(
     folder = relay_folder(setup.tuning_logs, setup.target)
     space = find_space(setup.space.name)  # the setup's is restricted to one resolution
     spaces = [space_workloads(space, resolution) for resolution in resolutions]
-    uses: dict[str, WorkloadUse] = {}
-    for use in itertools.chain.from_iterable(spaces):
-        uses.setdefault(use.workload.key, use)
-    ordered = sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
+    ordered = union(spaces)
     with locked(folder) as log:
         kind = "measured" if imports_alone else setup.kind
         write_owner(folder, setup.target, setup.vectors, kind, road_versions("relay"))

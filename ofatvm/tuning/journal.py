@@ -8,12 +8,13 @@ Damaged lines are moved to `trials.damaged` and counted.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, ClassVar, Generic, Self, TypeVar
 
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.errors import RecordError
@@ -24,16 +25,19 @@ from ofatvm.tuning.lines import append_lines, checked_body, checked_line
 JOURNAL_FILE = "trials.jsonl"
 TRIAL, FINAL = "trial", "final"
 
+C = TypeVar("C")
+
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Generic[C]):
     """One candidate: its samples in seconds a call, or why it failed ("build: ..." or "run: ...").
 
-    `stage` is TRIAL, or FINAL for the closing side-by-side measurement of a workload's best.
+    `config` is its schedule: a `ScheduleConfig`, or text where another generator made it. `stage`
+    is TRIAL, or FINAL for the closing side-by-side measurement of a workload's best.
     """
 
     workload: str
-    config: ScheduleConfig
+    config: C
     seconds: tuple[float, ...]
     error: str = ""
     stage: str = TRIAL
@@ -46,9 +50,10 @@ class Trial:
 
     def to_line(self) -> str:
         """One line of the journal, with its check sum."""
+        config: Any = self.config
         body = {
             "workload": self.workload,
-            "config": list(astuple(self.config)),
+            "config": config if isinstance(config, str) else list(astuple(config)),
             "seconds": [float(f"{second:.4g}") for second in self.seconds],
         }
         if self.error:
@@ -58,15 +63,18 @@ class Trial:
         return checked_line(body)
 
 
-def parse_line(line: bytes) -> Trial | None:
-    """The trial of a line, None if the line is damaged in any way."""
+def parse_line(line: bytes, decode: Callable[[Any], C]) -> Trial[C] | None:
+    """The trial of a line, None if the line is damaged in any way.
+
+    `decode` makes a config of what the line holds; ValueError or TypeError if it is none.
+    """
     value = checked_body(line)
     if value is None:
         return None
     try:
         trial = Trial(
             workload=value["workload"],
-            config=ScheduleConfig(*value["config"]),
+            config=decode(value["config"]),
             seconds=tuple(value["seconds"]),
             error=value.get("error", ""),
             stage=value.get("stage", TRIAL),
@@ -76,43 +84,47 @@ def parse_line(line: bytes) -> Trial | None:
         return None
 
 
-def _makes_sense(trial: Trial) -> bool:
+def _makes_sense(trial: Trial[Any]) -> bool:
     """Whether every field has its type and the times are times."""
-    numbers = astuple(trial.config)
     return (
         all(type(text) is str for text in (trial.workload, trial.error))
         and trial.stage in (TRIAL, FINAL)
-        and all(type(number) is int for number in numbers)
-        and min(numbers[:6]) >= 1
         and all(type(s) is float and math.isfinite(s) and s > 0 for s in trial.seconds)
         and bool(trial.seconds) != bool(trial.error)
     )
 
 
-@dataclass(slots=True)
-class Journal:
+@dataclass
+class TrialFile(ABC, Generic[C]):
     """All trials of one target's folder; at most one process has it open for writing."""
 
     folder: Path
-    trials: dict[str, list[Trial]] = field(default_factory=lambda: defaultdict(list))
-    finals: dict[str, list[Trial]] = field(default_factory=lambda: defaultdict(list))
+    trials: dict[str, list[Trial[C]]] = field(default_factory=lambda: defaultdict(list))
+    finals: dict[str, list[Trial[C]]] = field(default_factory=lambda: defaultdict(list))
     damaged: int = 0
     _lock: IO[Any] | None = None
+
+    file_name: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def decode(value: Any) -> C:
+        """The config that a line holds; ValueError or TypeError if it is none."""
 
     @property
     def path(self) -> Path:
         """The journal file."""
-        return self.folder / JOURNAL_FILE
+        return self.folder / self.file_name
 
     @classmethod
-    def read(cls, folder: Path) -> Journal:
+    def read(cls, folder: Path) -> Self:
         """Read what is there, changing nothing; damaged lines are skipped and counted."""
         journal = cls(folder)
         journal._load()
         return journal
 
     @classmethod
-    def open(cls, folder: Path) -> Journal:
+    def open(cls, folder: Path) -> Self:
         """Open for writing: take the lock, move damaged lines out of the way."""
         lock = lock_folder(folder, "tuning into")
         journal = cls(folder, _lock=lock)
@@ -125,7 +137,7 @@ class Journal:
             raise
         return journal
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         """Use as a context manager; leaving releases the lock."""
         return self
 
@@ -140,20 +152,20 @@ class Journal:
             self._lock.close()
             self._lock = None
 
-    def append(self, trials: Sequence[Trial]) -> None:
+    def append(self, trials: Sequence[Trial[C]]) -> None:
         """Store trials; they are on disk when this returns."""
         if self._lock is None:
             raise RecordError(f"{self.path} was opened for reading only")
         append_lines(self.path, (trial.to_line() for trial in trials))
         self._add(trials)
 
-    def best(self, workload: str) -> Trial | None:
+    def best(self, workload: str) -> Trial[C] | None:
         """The fastest known trial: by the closing measurement where there was one."""
         candidates = self.finals.get(workload) or self.trials.get(workload) or []
         fastest = min(candidates, key=lambda trial: trial.cost, default=None)
         return fastest if fastest is not None and math.isfinite(fastest.cost) else None
 
-    def best_of_all(self) -> dict[str, Trial]:
+    def best_of_all(self) -> dict[str, Trial[C]]:
         """Workload key -> its fastest known trial, for every workload that has one; sorted."""
         keys = sorted({*self.trials, *self.finals})
         return {key: best for key in keys if (best := self.best(key)) is not None}
@@ -163,7 +175,7 @@ class Journal:
         every = (trial for trials in self.trials.values() for trial in trials)
         return sum(trial.error.startswith(kind) for trial in every)
 
-    def _add(self, trials: Iterable[Trial]) -> None:
+    def _add(self, trials: Iterable[Trial[C]]) -> None:
         for trial in trials:
             if trial.stage == FINAL:
                 # A new closing measurement of a config replaces its older one.
@@ -178,7 +190,7 @@ class Journal:
         except FileNotFoundError:
             return []
         torn = lines.pop()
-        parsed = [(line, parse_line(line)) for line in lines]
+        parsed = [(line, parse_line(line, self.decode)) for line in lines]
         bad = [line for line, trial in parsed if trial is None]
         if torn:
             bad.append(torn)
@@ -191,3 +203,18 @@ class Journal:
             file.write(b"\n".join(bad) + b"\n")
         every = [t for group in (self.trials, self.finals) for ts in group.values() for t in ts]
         replace_file(self.path, "".join(trial.to_line() for trial in every).encode())
+
+
+class Journal(TrialFile[ScheduleConfig]):
+    """Trials of our own schedule space."""
+
+    file_name = JOURNAL_FILE
+
+    @staticmethod
+    def decode(value: Any) -> ScheduleConfig:
+        """See `TrialFile.decode`."""
+        config = ScheduleConfig(*value)
+        numbers = astuple(config)
+        if any(type(number) is not int for number in numbers) or min(numbers[:6]) < 1:
+            raise ValueError(f"{value} is no point of the schedule space")
+        return config

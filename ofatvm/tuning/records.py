@@ -11,11 +11,11 @@ import base64
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
@@ -26,6 +26,10 @@ from ofatvm.measurement import Kind
 from ofatvm.target import Target
 from ofatvm.tuning.journal import JOURNAL_FILE, Journal, Trial
 
+if TYPE_CHECKING:
+    from tvm import IRModule
+    from tvm.s_tir import Schedule
+
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
 TARGET_FILE = "target.json"
@@ -33,6 +37,7 @@ SCHEMA = 1
 
 
 C = TypeVar("C")
+Entry: TypeAlias = "tuple[IRModule, Schedule, Sequence[float]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +145,11 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def check_owner(folder: Path, target: Target, unit: VectorUnit, kind: Kind) -> None:
+def check_owner(folder: Path, target: Target, unit: VectorUnit | None, kind: Kind) -> None:
     """Raise RecordError if new trials cannot stand beside those of the folder.
 
-    They can if they are of the same target, on as many threads, and measured or simulated alike.
+    They can if they are of the same target, on as many threads, and measured or simulated alike. A
+    GPU has no vector `unit`.
     """
     hint = "give another --tuning-logs folder; tuning starts from what is known"
     owner = read_owner(folder)
@@ -153,8 +159,9 @@ def check_owner(folder: Path, target: Target, unit: VectorUnit, kind: Kind) -> N
         raise RecordError(
             f"{folder} holds records of {owner}, not of {target.to_dict()}", hint=hint
         )
-    threads, kept = read_unit(folder).threads, read_kind(folder)
-    if threads != unit.threads:
+    kept = read_kind(folder)
+    threads = read_unit(folder).threads if unit is not None else 0
+    if unit is not None and threads != unit.threads:
         raise RecordError(
             f"{folder} holds trials of {threads} threads, this run has {unit.threads}", hint=hint
         )
@@ -198,7 +205,7 @@ def read_unit(folder: Path) -> VectorUnit:
 def write_owner(
     folder: Path,
     target: Target,
-    unit: VectorUnit,
+    unit: VectorUnit | None,
     kind: Kind,
     versions: Mapping[str, str] | None = None,
 ) -> None:
@@ -214,7 +221,7 @@ def write_owner(
         "schema": SCHEMA,
         "target": target.to_dict(),
         "fingerprint": target.fingerprint,
-        "unit": asdict(unit),
+        "unit": None if unit is None else asdict(unit),
         "kind": kind,
         "tuned_on": platform.processor() or platform.machine(),
         "versions": dict(versions),
@@ -222,34 +229,40 @@ def write_owner(
     replace_file(folder / TARGET_FILE, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def write_database(folder: Path, target: Target, best: Mapping[str, Trial]) -> int:
-    """Write TVM's files from the best trial of each workload key; returns how many records.
+def write_database(folder: Path, target: Target, best: Mapping[str, Trial[ScheduleConfig]]) -> int:
+    """Write TVM's files from the best trial of each workload key; returns how many records."""
 
-    Both files are replaced whole.
-    """
+    def entries() -> Iterator[Entry]:
+        for key, trial in best.items():
+            workload = Workload.parse(key)
+            module = scheduled_module(workload, trial.config)
+            yield module, scheduled(workload, trial.config), trial.seconds
+
+    return write_records(folder, target, entries())
+
+
+def write_records(folder: Path, target: Target, entries: Iterable[Entry]) -> int:
+    """Write TVM's files, each replaced whole, of modules, their schedules and seconds."""
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    built_for = tvm.target.Target(target.to_dict())
+    built_for, count = tvm.target.Target(target.to_dict()), 0
     with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
         database = ms.database.JSONDatabase(work_dir=temporary)
-        for key, trial in best.items():
-            workload = Workload.parse(key)
-            schedule = scheduled(workload, trial.config)
-            entry = database.commit_workload(scheduled_module(workload, trial.config))
+        for module, schedule, seconds in entries:
+            entry = database.commit_workload(module)
             arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
             database.commit_tuning_record(
-                ms.database.TuningRecord(
-                    schedule.trace, entry, list(trial.seconds), built_for, arguments
-                )
+                ms.database.TuningRecord(schedule.trace, entry, list(seconds), built_for, arguments)
             )
-        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if best else b""
-        records = (Path(temporary) / RECORDS_FILE).read_bytes() if best else b""
+            count += 1
+        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if count else b""
+        records = (Path(temporary) / RECORDS_FILE).read_bytes() if count else b""
     # A reader between the two renames sees records that point at equal or missing lines only
     # because both files list workloads in one order; `database_damage` catches the rest.
     replace_file(folder / WORKLOADS_FILE, b"".join(map(_minified, workloads.splitlines())))
     replace_file(folder / RECORDS_FILE, records)
-    return len(best)
+    return count
 
 
 def database_damage(folder: Path) -> str:

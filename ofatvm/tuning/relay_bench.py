@@ -23,15 +23,14 @@ from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
 from ofatvm.relay.load import start_device
 from ofatvm.target import Target
+from ofatvm.tuning.builders import FOLDER_PREFIX, sweep
 from ofatvm.tuning.workers import (
     DISTURBED,
-    FOLDER_PREFIX,
     REFERENCE,
     RETRIES,
     RUN_TIMEOUT_S,
     Timing,
     dead_machine,
-    sweep,
     time_kernel,
 )
 

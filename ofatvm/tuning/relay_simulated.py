@@ -16,8 +16,9 @@ from ofatvm.device.simulator.jobs import Simulations
 from ofatvm.device.simulator.simulate import machine_of_target
 from ofatvm.relay.blocks import Blocking
 from ofatvm.target import Target
+from ofatvm.tuning.builders import FOLDER_PREFIX, sweep
 from ofatvm.tuning.relay_bench import Candidate
-from ofatvm.tuning.workers import FOLDER_PREFIX, Timing, sweep
+from ofatvm.tuning.workers import Timing
 
 
 class SimulatedRelayBench:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -12,41 +12,18 @@ from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
-from ofatvm.device.rounds import STRIKES
 from ofatvm.device.rpc_address import RpcAddress
-from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Failed
+from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
 from ofatvm.errors import CompileError
 from ofatvm.events import Event, ignore
 from ofatvm.target import Target
-from ofatvm.tuning.workers import DISTURBED, REFERENCE, RETRIES, Timing, Workers, time_kernel
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A built candidate, how often it failed on a board that is well, and its best timing."""
-
-    path: Path
-    sizes: tuple[int, ...]
-    failures: int = 0
-    tries: int = 0
-    samples: tuple[float, ...] = ()
-    slowdown: float = float("inf")
-    error: str = ""
-
-    @property
-    def open(self) -> bool:
-        """Whether it must be timed, or timed again."""
-        if self.failures:
-            return self.failures < STRIKES and not self.samples
-        return self.slowdown > DISTURBED and self.tries < RETRIES
+from ofatvm.tuning.board_times import BoardTimes
+from ofatvm.tuning.builders import Builders
+from ofatvm.tuning.workers import REFERENCE, Timing, build_candidate, time_kernel
 
 
 class RpcBench:
-    """See `ofatvm.tuning.workers.Bench`.
-
-    Times are normalised by the reference kernel's best on the same board. A candidate that fails is
-    tried once more; only then it has failed. What boards do is nobody's trial: DeviceError.
-    """
+    """See `ofatvm.tuning.workers.Bench`, and `BoardTimes` for what is whose fault."""
 
     def __init__(
         self,
@@ -60,11 +37,9 @@ class RpcBench:
         on_event: Callable[[Event], None] = ignore,
     ) -> None:
         """`builders` processes compile here; `timeout_s`: see `BoardPool`."""
-        self.disturbed = 0
-        self._unit = unit
-        self._workers = Workers(target, unit, builders=builders, measures=False)
-        self._reference: tuple[str, tuple[int, ...]] | None = None
-        self._best: dict[str, float] = {}
+        self._target, self._unit = target, unit
+        self._builders = Builders(builders)
+        self._reference: tuple[str, tuple[int, ...]]
         self.boards = BoardPool(
             address,
             target.threads,
@@ -73,14 +48,20 @@ class RpcBench:
             allow_network=allow_network,
             on_event=on_event,
         )
+        self._times = BoardTimes(self.boards)
+
+    @property
+    def disturbed(self) -> int:
+        """How many candidates were timed again because their board was busy."""
+        return self._times.disturbed
 
     def __enter__(self) -> RpcBench:
         """Look for boards, then start the builders and build the reference kernel."""
         with ExitStack() as entered:
             entered.enter_context(self.boards)
-            entered.enter_context(self._workers)
+            entered.enter_context(self._builders)
             config = default_config(REFERENCE, self._unit)
-            path, error = self._workers.build([(REFERENCE, config)])[0]
+            [(path, error)] = self._build([(REFERENCE, config)])
             if path is None:
                 raise CompileError(f"the reference kernel does not build: {error}")
             entered.pop_all()  # all is well: they are left when the bench is
@@ -96,50 +77,21 @@ class RpcBench:
     ) -> None:
         """Give the boards back, stop the builders, delete what they built."""
         self.boards.__exit__(kind, error, trace)
-        self._workers.__exit__(kind, error, trace)
+        self._builders.__exit__(kind, error, trace)
 
     def measure(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
     ) -> list[tuple[tuple[float, ...], str]]:
         """See `Bench.measure`: all are built side by side, then timed on every board at once."""
-        built = self._workers.build(jobs)
-        candidates = [
-            _Candidate(path, tuple(kernel_sizes(*job))) if path is not None else None
-            for job, (path, _) in zip(jobs, built, strict=True)
-        ]
-        try:
-            while again := [c for c in candidates if c is not None and c.open]:
-                self._time(again, timing)
-        finally:
-            self.boards.release()
-            for path, _ in built:
-                if path is not None:
-                    path.unlink(missing_ok=True)
-        return [
-            ((), error) if candidate is None else _result(candidate)
-            for candidate, (_, error) in zip(candidates, built, strict=True)
-        ]
+        timed = [partial(self._job, tuple(kernel_sizes(*job)), timing) for job in jobs]
+        return self._times.take(self._build(jobs), timed)
 
-    def _time(self, candidates: Sequence[_Candidate], timing: Timing) -> None:
-        """Time each once, on whatever board is free."""
-        work = [(time_kernel, (str(c.path), c.sizes, timing, self._reference)) for c in candidates]
-        for number, found in self.boards.run(work):
-            candidate = candidates[number]
-            candidate.tries += 1
-            if isinstance(found, Failed):
-                candidate.failures += 1
-                candidate.error = f"run: {found.text}"
-                continue
-            samples, reference_s = found.value
-            best = self._best.get(found.board, float("inf"))
-            self._best[found.board] = min(best, reference_s)
-            slowdown = reference_s / self._best[found.board]
-            if slowdown < candidate.slowdown:
-                candidate.samples = tuple(sample / max(1.0, slowdown) for sample in samples)
-                candidate.slowdown = slowdown
-            if candidate.tries == 1 and slowdown > DISTURBED:
-                self.disturbed += 1
+    def _build(
+        self, jobs: Sequence[tuple[Workload, ScheduleConfig]]
+    ) -> list[tuple[Path | None, str]]:
+        return self._builders.build(
+            build_candidate, [(workload, config, self._target) for workload, config in jobs]
+        )
 
-
-def _result(candidate: _Candidate) -> tuple[tuple[float, ...], str]:
-    return (candidate.samples, "") if candidate.samples else ((), candidate.error)
+    def _job(self, sizes: tuple[int, ...], timing: Timing, path: Path) -> Job:
+        return time_kernel, (str(path), sizes, timing, self._reference)

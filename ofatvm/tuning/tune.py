@@ -17,7 +17,8 @@ from ofatvm.compiler.space import VectorUnit, default_config, features, schedule
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
-from ofatvm.tuning.journal import FINAL, Journal, Trial
+from ofatvm.tuning.confirm import confirm
+from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.siblings import SEEDS, SIBLING_WEIGHT, Lessons, Sibling, seeds
 from ofatvm.tuning.workers import Bench, Timing, Workers
 from ofatvm.tuning.workloads import WorkloadUse
@@ -26,7 +27,6 @@ BATCH = 16
 RANDOM_PER_BATCH = 2
 REFIT_EVERY = 160
 STEP = 2
-FINALISTS = 4
 STAGE = "tune"
 GIVE_UP = 3.0
 """A candidate this many times slower than the best is not timed further."""
@@ -59,7 +59,7 @@ def tune(
     time_budget_s: float = math.inf,
     seed: int = 0,
     siblings: Sequence[Sibling] = (),
-    bench: Bench | None = None,
+    bench: Bench[ScheduleConfig] | None = None,
     on_event: Callable[[Event], None] = ignore,
 ) -> TuningSummary:
     """Bring every workload to `trials_per_workload` trials in total, or its whole space if smaller.
@@ -99,7 +99,8 @@ def tune(
                 on_event(Progress(STAGE, done, total, state.workload.key))
             if used and fresh and any(state.done < state.limit for state in states):
                 fresh = _refit(model, states, lessons)
-        _close(states, workers, journal, deadline, on_event)
+        defaults = [(state.workload, state.space[state.default]) for state in states]
+        confirm(defaults, workers, journal, deadline, on_event)
     summary = TuningSummary(
         workloads=len(states),
         complete=sum(state.done >= state.limit for state in states),
@@ -146,7 +147,7 @@ class _State:
         self.limit = min(limit, len(self.space))
 
     @property
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[Trial[ScheduleConfig]]:
         return self.journal.trials[self.workload.key]
 
     @property
@@ -202,7 +203,7 @@ def _refit(model: KernelCostModel, states: Sequence[_State], lessons: Lessons) -
 def _measure_batch(
     state: _State,
     model: KernelCostModel,
-    bench: Bench,
+    bench: Bench[ScheduleConfig],
     journal: Journal,
     count: int,
     seed: int,
@@ -217,42 +218,3 @@ def _measure_batch(
             for config, (seconds, error) in zip(configs, measured, strict=True)
         ]
     )
-
-
-def _close(
-    states: Sequence[_State],
-    bench: Bench,
-    journal: Journal,
-    deadline: float,
-    on_event: Callable[[Event], None],
-) -> None:
-    """Measure the best few of each workload and its default side by side, twice over."""
-    open_states = [state for state in states if state.trials and _finalists(state)]
-    for number, state in enumerate(open_states):
-        if time.monotonic() > deadline:
-            return
-        configs = _finalists(state)
-        samples: dict[ScheduleConfig, tuple[float, ...]] = {}
-        for _ in range(2):
-            jobs = [(state.workload, config) for config in configs]
-            for config, (seconds, _) in zip(configs, bench.measure(jobs, Timing()), strict=True):
-                samples[config] = samples.get(config, ()) + seconds
-        journal.append(
-            [
-                Trial(state.workload.key, config, seconds, stage=FINAL)
-                for config, seconds in samples.items()
-                if seconds
-            ]
-        )
-        on_event(Progress("confirm", number + 1, len(open_states), state.workload.key))
-
-
-def _finalists(state: _State) -> list[ScheduleConfig]:
-    """The fastest trials and the default; none if these were all measured side by side before."""
-    fine = sorted((t for t in state.trials if not t.error), key=lambda trial: trial.cost)
-    configs = list(dict.fromkeys(trial.config for trial in fine))[: FINALISTS - 1]
-    default = state.space[state.default]
-    if default not in configs:
-        configs.append(default)
-    known = {trial.config for trial in state.journal.finals[state.workload.key]}
-    return [] if set(configs) <= known else configs

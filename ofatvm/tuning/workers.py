@@ -11,14 +11,11 @@ divided by the reference's slowdown, so that trials from busy and quiet minutes 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ofatvm.compiler.kernels import build_kernel, kernel_sizes
 from ofatvm.compiler.plan import Workload
@@ -29,18 +26,18 @@ from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.loaded import Loaded, load_program
 from ofatvm.errors import CompileError, DeviceError
 from ofatvm.target import Target
+from ofatvm.tuning.builders import Builders
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
 
-BUILD_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 60.0
-BUILDS_PER_WORKER = 1000
 REFERENCE = Workload("pointwise", (14, 14, 112), (14, 14, 672), activation="h_swish")
 DISTURBED = 1.15
 RETRIES = 3
 REFERENCE_S = 0.002
-FOLDER_PREFIX = "ofatvm-tune-"
+
+C = TypeVar("C", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +59,15 @@ class Timing:
         return self.give_up * self.best_s
 
 
-class Bench(Protocol):
-    """Builds and times candidates, whatever runs them; a context manager.
+class Bench(Protocol[C]):
+    """Builds and times candidates of some schedule space, whatever runs them; a context manager."""
 
-    `disturbed` counts candidates that were timed again because the machine was busy.
-    """
+    @property
+    def disturbed(self) -> int:
+        """How many candidates were timed again because the machine was busy."""
+        ...
 
-    disturbed: int
-
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Bench[C]:
         """Start what it needs."""
         ...
 
@@ -84,7 +81,7 @@ class Bench(Protocol):
         ...
 
     def measure(
-        self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
+        self, jobs: Sequence[tuple[Workload, C]], timing: Timing
     ) -> list[tuple[tuple[float, ...], str]]:
         """Samples in seconds a call of each candidate; or none, and "build: ..." or "run: ...".
 
@@ -96,35 +93,21 @@ class Bench(Protocol):
 class Workers:
     """This machine as a bench: builders and one runner for a target."""
 
-    def __init__(
-        self, target: Target, unit: VectorUnit, *, builders: int, measures: bool = True
-    ) -> None:
-        """Start lazily: the first job starts a process. Who `measures` takes the measuring lock."""
+    def __init__(self, target: Target, unit: VectorUnit, *, builders: int) -> None:
+        """Start lazily: the first job starts a process."""
         self.target = target
-        self._lock = MeasuringLock() if measures else None
+        self._lock = MeasuringLock()
         self.unit = unit
-        self.builders = builders
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._count = 0
+        self._builders = Builders(builders)
         self._reference: tuple[str, Sequence[int]] | None = None
         self._reference_s = float("inf")
         self.disturbed = 0
-        self._build_pool: PopenPoolExecutor | None = None
         self._run_pool: PopenPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
         """Take the measuring lock and start the pools."""
-        if self._lock is not None:
-            self._lock.take()
-        sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
-        self._build_pool = child_pool(
-            set_threads,
-            1,
-            timeout_s=BUILD_TIMEOUT_S,
-            children=self.builders,
-            most_jobs=BUILDS_PER_WORKER,
-        )
+        self._lock.take()
+        self._builders.__enter__()
         self._run_pool = child_pool(set_threads, self.unit.threads, timeout_s=RUN_TIMEOUT_S)
         return self
 
@@ -135,13 +118,10 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         """Stop every process and delete what they built."""
-        for pool in (self._build_pool, self._run_pool):
-            if pool is not None:
-                pool.shutdown()
-        if self._folder is not None:
-            self._folder.cleanup()
-        if self._lock is not None:
-            self._lock.give_back()
+        if self._run_pool is not None:
+            self._run_pool.shutdown()
+        self._builders.__exit__(kind, error, trace)
+        self._lock.give_back()
 
     def measure(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing
@@ -160,19 +140,9 @@ class Workers:
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]]
     ) -> list[tuple[Path | None, str]]:
         """Build all candidates in parallel; for each its module's path, or None and the error."""
-        assert self._build_pool is not None
-        assert self._folder is not None
-        futures = []
-        for workload, config in jobs:
-            self._count += 1
-            path = Path(self._folder.name) / f"k{self._count}.so"
-            job = self._build_pool.submit(build_candidate, workload, config, self.target, str(path))
-            futures.append((path, job))
-        errors = [outcome(job, "build")[1] for _, job in futures]
-        return [
-            (None if error else path, error)
-            for (path, _), error in zip(futures, errors, strict=True)
-        ]
+        return self._builders.build(
+            build_candidate, [(workload, config, self.target) for workload, config in jobs]
+        )
 
     def run(
         self, path: Path, sizes: Sequence[int], timing: Timing
@@ -227,14 +197,6 @@ def dead_machine(error: object) -> DeviceError:
         f"not even the reference kernel runs on this machine: {error}",
         hint="is memory short? The same command continues",
     )
-
-
-def sweep() -> None:
-    """Remove what killed runs left in the temporary folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
-        pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, path: str) -> None:

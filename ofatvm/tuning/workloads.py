@@ -77,6 +77,15 @@ def _presence(space: ArchSpace, call: KernelCall) -> float:
     return sum(depth >= position for depth in space.depths) / len(space.depths)
 
 
+def union(spaces: Iterable[Iterable[WorkloadUse]]) -> list[WorkloadUse]:
+    """Each workload of several resolutions once, most compute first: what is tuned in one run."""
+    uses: dict[str, WorkloadUse] = {}
+    for space in spaces:
+        for use in space:
+            uses.setdefault(use.workload.key, use)
+    return sorted(uses.values(), key=lambda use: (-use.macs, use.workload.key))
+
+
 def _uses(calls: dict[Workload, float]) -> list[WorkloadUse]:
     total = sum(number * workload.macs for workload, number in calls.items())
     uses = [

@@ -32,11 +32,17 @@ using std::max; using std::min;
 typedef unsigned int uint;
 struct uint3_ { unsigned x, y, z; };
 struct alignas(8) float2 { float x, y; };
+struct float3 { float x, y, z; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) int2 { int x, y; };
+struct int3 { int x, y, z; };
+struct alignas(16) int4 { int x, y, z, w; };
 static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline int2 make_int2(int x, int y) { return {x, y}; }
+static inline int3 make_int3(int x, int y, int z) { return {x, y, z}; }
+static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 enum State { RUN, SHUFFLE, SYNC, DONE };
 struct Fiber { ucontext_t context; State state; float value, seen; uint3_ index; };
 static ucontext_t scheduler;

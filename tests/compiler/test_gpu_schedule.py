@@ -43,10 +43,20 @@ SLOW = (
 )
 
 
+CUDA = {
+    "kind": "cuda",
+    "arch": "sm_87",
+    "max_threads_per_block": 1024,
+    "max_shared_memory_per_block": 49152,
+    "thread_warp_size": 32,
+    "host": {"kind": "llvm"},
+}
+
+
 def cuda_target() -> Any:
     import tvm
 
-    return tvm.target.Target({"kind": "cuda", "arch": "sm_87", "host": {"kind": "llvm"}})
+    return tvm.target.Target(CUDA)
 
 
 def launch(function: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -84,17 +94,13 @@ def cuda_source(function: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> st
     return str(next(child for child in built.imports if child.kind == "cuda").inspect_source())
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.parametrize(
-    "key", [*EMULATED, *(pytest.param(key, marks=pytest.mark.slow) for key in SLOW)]
-)
-def test_cuda_source_computes_what_the_workload_says(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_computes(
+    workload: Workload, function: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The CUDA source of a scheduled function gives what the unscheduled one gives on a CPU."""
     import tvm
     from tvm import tirx
 
-    workload = Workload.parse(key)
     rng = np.random.default_rng(1)
     arrays = [rng.standard_normal(s, dtype=np.float32) for s in workload.argument_shapes]
     unscheduled = workload_module(workload)
@@ -102,14 +108,26 @@ def test_cuda_source_computes_what_the_workload_says(
     reference = tirx.build(unscheduled, target="llvm")
     reference["main"](*(tvm.runtime.tensor(array) for array in arrays[:-1]), wanted)
 
-    function = gpu_kernel(workload, cuda_target())
+    key = workload.key
     grid, block = launch(function)
     assert np.prod(block) <= 1024
-    kernel = EmulatedKernel(cuda_source(function, key, monkeypatch), f"{key}_kernel", tmp_path)
+    kernel = EmulatedKernel(cuda_source(function, key, monkeypatch), f"{key}_kernel", folder)
     tensors = {str(b.name): a for b, a in zip(unscheduled["main"].params, arrays, strict=True)}
     tensors["out"] = np.full_like(arrays[-1], np.nan)
     kernel(grid, block, **tensors)
     assert np.abs(tensors["out"] - wanted.numpy()).max() <= 1e-5 * np.abs(wanted.numpy()).max()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize(
+    "key", [*EMULATED, *(pytest.param(key, marks=pytest.mark.slow) for key in SLOW)]
+)
+def test_cuda_source_computes_what_the_workload_says(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = Workload.parse(key)
+    function = gpu_kernel(workload, cuda_target())
+    assert_computes(workload, function, tmp_path, monkeypatch)
 
 
 def test_the_emulator_sees_a_missing_barrier(

@@ -17,29 +17,48 @@ from ofatvm.bundle.verify import verify_bundle
 from ofatvm.compiler import gpu as compiler
 from ofatvm.compiler.gpu import GpuBuild, GpuProgram
 from ofatvm.compiler.gpu_nvcc import MachineCode
+from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.relax import Program
 from ofatvm.device.timing import Latency, Protocol, Visit, summarise
-from ofatvm.errors import DeviceError, TargetError
+from ofatvm.errors import DeviceError, RecordError, TargetError
 from ofatvm.events import Event
 from ofatvm.graph import operator_graph, totals
+from ofatvm.pipeline import tune_gpu as tune_gpu_module
 from ofatvm.pipeline.describe import describe
 from ofatvm.pipeline.device_choice import NONE, choose_device, require_local
 from ofatvm.pipeline.devices import open_device
+from ofatvm.pipeline.gpu import gpu_digest
 from ofatvm.pipeline.measure import known_times, measure, programs_for
-from ofatvm.pipeline.setup import Setup
+from ofatvm.pipeline.setup import Setup, tell_about_records
 from ofatvm.pipeline.ship import ship
-from ofatvm.pipeline.tune import tune_space
+from ofatvm.pipeline.tune_gpu import tune_gpu_space
 from ofatvm.search.budget import Budget
 from ofatvm.spaces import SMALL
 from ofatvm.store import Store
 from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.target import Target, target_from_dict
+from ofatvm.tuning.journal import Trial
+from ofatvm.tuning.records import database_damage, read_owner, write_owner
+from ofatvm.tuning.traces import TraceJournal
+from ofatvm.tuning.workers import Timing
+from ofatvm.tuning.workloads import subnet_workloads
 from tests.compiler.test_gpu import has_gpu
 from tests.compiler.test_gpu_nvcc import needs_nvcc
 from tests.workbench import QUICK, InlineExecutor
 
+LIMITS = {
+    "max_threads_per_block": 1024,
+    "max_shared_memory_per_block": 49152,
+    "thread_warp_size": 32,
+}
 HERE = target_from_dict(
-    {"kind": "cuda", "arch": "sm_87", "host": {"kind": "llvm", "mcpu": "x86-64-v2"}}, name="gpu"
+    {
+        "kind": "cuda",
+        "arch": "sm_87",
+        **LIMITS,
+        "host": {"kind": "llvm", "mcpu": "x86-64-v2"},
+    },
+    name="gpu",
 )
 ORIN = target_from_dict(
     {
@@ -94,7 +113,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Programs that were built, which takes no time here."""
     built: list[Path] = []
 
-    def build(graph: Any, target: Target, path: Path) -> GpuProgram:
+    def build(graph: Any, target: Target, path: Path, traces: Any) -> GpuProgram:
         path.write_bytes(b"a program")
         built.append(path)
         return GpuProgram(GpuBuild(path, (), 1, "cubin"), ())
@@ -119,10 +138,72 @@ def test_without_a_board_there_is_no_device(tmp_path: Path, store: Store) -> Non
     assert choose_device("rpc://127.0.0.1:9190/orin", HERE) == "rpc://127.0.0.1:9190/orin"
 
 
-def test_tuning_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="dlight's schedules, and tuning them") as caught:
-        tune_space(gpu_setup(tmp_path), [28], trials_per_workload=1)
-    assert "\n" not in caught.value.message
+def test_tuning_needs_a_board(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="it needs its GPU") as caught:
+        tune_gpu_space(gpu_setup(tmp_path), [28], trials_per_workload=1)
+    assert "rpc://HOST:PORT/KEY" in caught.value.hint
+    assert not (tmp_path / "tuning_logs").exists()
+
+
+class PretendBench:
+    """Every schedule takes as long as its trace is long, but the default one longest."""
+
+    disturbed = 0
+
+    def __enter__(self) -> PretendBench:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def measure(
+        self, jobs: Sequence[tuple[Workload, str]], _: Timing
+    ) -> list[tuple[tuple[float, ...], str]]:
+        return [((1e-9 * (len(trace) or 10**6),), "") for _, trace in jobs]
+
+
+def test_what_was_tuned_is_compiled_and_said(
+    supernet: SupernetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    setup = gpu_setup(tmp_path, space=supernet.space)
+    arch = setup.space.smallest()
+    use = max(subnet_workloads(arch), key=lambda use: use.macs)
+    monkeypatch.setattr(tune_gpu_module, "open_gpu_bench", lambda *_, **__: PretendBench())
+    monkeypatch.setattr(tune_gpu_module, "space_workloads", lambda *_: [use])
+    before = gpu_digest(setup, [arch])
+    summary, covered, records = tune_gpu_space(setup, [28], trials_per_workload=3)
+    assert (summary.new_trials, summary.complete, covered, records) == (3, 1, 1.0, 1)
+    again, *_ = tune_gpu_space(setup, [28], trials_per_workload=3)
+    assert (again.new_trials, again.trials) == (0, 3)
+    folder = tmp_path / "tuning_logs" / "gpu"
+    assert database_damage(folder) == ""
+    assert read_owner(folder) == HERE.to_dict()
+    said: list[Event] = []
+    setup = gpu_setup(tmp_path, space=supernet.space)
+    tell_about_records(setup, said.append)
+    assert said == []
+    assert setup.traces.configs.keys() == {use.workload.key}
+    assert gpu_digest(setup, [arch]) != before
+    assert setup.coverage(subnet_workloads(arch)) == pytest.approx(use.share)
+    monkeypatch.setattr(
+        compiler, "compile_kernels", lambda source, arch: MachineCode(b"x", "cubin")
+    )
+    bundle = ship(setup, arch, tmp_path / "bundle", weights=None, seed=1, supernet=supernet)
+    manifest = read_manifest(bundle)
+    assert "(cubin), 1 under tuned schedules, the others under" in manifest.notes[0]
+    assert manifest.coverage == pytest.approx(use.share)
+
+
+def test_a_record_of_another_gpu_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "tuning_logs" / "gpu"
+    with TraceJournal.open(folder) as journal:
+        write_owner(folder, ORIN, None, "measured")
+        journal.append([Trial("dense_7_13", "[[],[]]", (1.0,))])
+    setup, said = gpu_setup(tmp_path), list[Event]()
+    tell_about_records(setup, said.append)
+    assert setup.traces.configs == {}
+    assert "belongs to another target" in str(said[0])
+    with pytest.raises(RecordError, match="holds records of"):
+        write_owner(folder, HERE, None, "measured")
 
 
 def test_costs_that_need_no_gpu_are_described(tmp_path: Path) -> None:
@@ -199,7 +280,7 @@ def test_a_bundle_says_that_it_was_not_run(
     assert manifest.elf is not None
     assert manifest.verified is not None
     assert manifest.verified.how == "not run: needs an NVIDIA GPU"
-    assert manifest.notes[0].endswith("(cubin), under dlight's default schedules")
+    assert manifest.notes[0].endswith("(cubin), all under dlight's default schedules")
     assert manifest.notes[1:] == ("no nvcc", compiler.NOT_RUN)
     card = (bundle / "README.md").read_text()
     assert "It runs on an NVIDIA GPU of sm_87 and nowhere else, and it was never run" in card

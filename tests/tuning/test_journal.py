@@ -32,13 +32,13 @@ TRIALS = [
 ]
 
 
-def written(folder: Path, trials: list[Trial] = TRIALS) -> Path:
+def written(folder: Path, trials: list[Trial[ScheduleConfig]] = TRIALS) -> Path:
     with Journal.open(folder) as journal:
         journal.append(trials)
     return folder / "trials.jsonl"
 
 
-def every(journal: Journal) -> list[Trial]:
+def every(journal: Journal) -> list[Trial[ScheduleConfig]]:
     return [
         trial
         for group in (journal.trials, journal.finals)
@@ -92,11 +92,11 @@ def test_a_line_gives_its_trial_back(workload: str, error: str, seconds: list[fl
     line = trial.to_line()
     assert line.endswith("\n")
     assert line.count("\n") == 1
-    again = parse_line(line.encode())
+    again = parse_line(line.encode(), Journal.decode)
     assert again is not None
     assert (again.workload, again.config, again.error) == (workload, trial.config, error)
     assert again.seconds == pytest.approx(times, rel=1e-3)
-    assert parse_line(again.to_line().encode()) == again
+    assert parse_line(again.to_line().encode(), Journal.decode) == again
 
 
 def test_cut_at_any_byte_of_the_last_record_all_others_survive(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_a_line_that_makes_no_sense_is_damaged_whatever_its_check_sum(
         text = json.dumps(body, separators=(",", ":"))
         return json.dumps({**body, "crc": f"{zlib.crc32(text.encode()):08x}"}).encode()
 
-    assert parse_line(line(GOOD)) is not None
-    assert parse_line(line(GOOD | change)) is None
+    assert parse_line(line(GOOD), Journal.decode) is not None
+    assert parse_line(line(GOOD | change), Journal.decode) is None
 
 
 def test_a_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.tune import BATCH
 from tests.conftest import ROOT
@@ -80,7 +81,7 @@ class Run:
         return len(self.lines()[last:])
 
 
-def every(journal: Journal) -> list[Trial]:
+def every(journal: Journal) -> list[Trial[ScheduleConfig]]:
     return [trial for trials in journal.trials.values() for trial in trials]
 
 
@@ -88,7 +89,7 @@ def every(journal: Journal) -> list[Trial]:
 def test_kill_9_at_any_moment_costs_a_batch_at_most(tmp_path: Path) -> None:
     rng = np.random.default_rng(20)
     logs = tmp_path / "logs"
-    before: list[Trial] = []
+    before: list[Trial[ScheduleConfig]] = []
     work = 0
     for number in range(KILLS):
         run = Run(tmp_path, number)

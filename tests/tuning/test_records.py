@@ -36,17 +36,17 @@ SCALED = Workload("pointwise", (4, 4, 16), (4, 4, 16), scaled=True, residual=Tru
 EVERY = (SMALL, MEAN, SCALED)
 
 
-def trial(workload: Workload, index: int, seconds: float) -> Trial:
+def trial(workload: Workload, index: int, seconds: float) -> Trial[ScheduleConfig]:
     """A trial of the workload's `index`-th schedule."""
     return Trial(workload.key, schedule_space(workload, UNIT)[index], (seconds,))
 
 
-def keep(folder: Path, *trials: Trial) -> None:
+def keep(folder: Path, *trials: Trial[ScheduleConfig]) -> None:
     with Journal.open(folder) as journal:
         journal.append(trials)
 
 
-def write(folder: Path) -> dict[str, Trial]:
+def write(folder: Path) -> dict[str, Trial[ScheduleConfig]]:
     folder.mkdir(parents=True, exist_ok=True)
     best = {w.key: trial(w, 1, 1e-5) for w in EVERY}
     assert write_database(folder, TARGET, best) == len(EVERY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import Failed
 from ofatvm.errors import DeviceError
-from ofatvm.tuning import rpc_bench
+from ofatvm.tuning import board_times
 from ofatvm.tuning.rpc_bench import RpcBench
 from ofatvm.tuning.workers import Timing
 from tests.rpc_boards import Stage, free_port, kill_tree, staged, until
@@ -37,10 +38,10 @@ def test_candidates_are_timed_and_wrong_ones_have_a_reason(
 ) -> None:
     space = schedule_space(SMALL, UNIT)
     with bench(stage.address) as boards:
-        build = boards._workers.build
+        build = boards._builders.build
 
-        def spoiled(jobs: object) -> list[tuple[Path | None, str]]:
-            built = build(jobs)  # type: ignore[arg-type]
+        def spoiled(*words: Any) -> list[tuple[Path | None, str]]:
+            built = build(*words)
             assert built[1][0] is not None
             assert built[2][0] is not None
             built[2][0].unlink()
@@ -48,9 +49,9 @@ def test_candidates_are_timed_and_wrong_ones_have_a_reason(
             built[2] = (None, "build: no such loop")
             return built
 
-        monkeypatch.setattr(boards._workers, "build", spoiled)
+        monkeypatch.setattr(boards._builders, "build", spoiled)
         found = boards.measure([(SMALL, config) for config in space[:4]], QUICK)
-        assert not list(Path(boards._workers._folder.name).glob("k[2-9].so")), "nothing is left"
+        assert not list(boards._builders.folder.glob("k[2-9].so")), "nothing is left"
     (first, no_error), (none, error), unbuilt, (last, _) = found
     assert len(first) == len(last) == QUICK.repeats
     assert all(0 < seconds < 1 for seconds in (*first, *last))
@@ -69,7 +70,7 @@ def test_one_failure_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatc
                 yield number, Failed("a hiccup") if failures and failures.pop() else found
 
         monkeypatch.setattr(boards.boards, "run", sometimes)
-        monkeypatch.setattr(rpc_bench, "DISTURBED", 1e9)
+        monkeypatch.setattr(board_times, "DISTURBED", 1e9)
         [(seconds, error)] = boards.measure([(SMALL, default_config(SMALL, UNIT))], QUICK)
     assert len(seconds) == QUICK.repeats
     assert error == ""

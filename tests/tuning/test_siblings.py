@@ -32,7 +32,9 @@ def index(space: Sequence[ScheduleConfig]) -> dict[ScheduleConfig, int]:
     return {config: number for number, config in enumerate(space)}
 
 
-def keep(folder: Path, target: Target, *trials: Trial, unit: VectorUnit = AVX2) -> None:
+def keep(
+    folder: Path, target: Target, *trials: Trial[ScheduleConfig], unit: VectorUnit = AVX2
+) -> None:
     with Journal.open(folder) as journal:
         write_owner(folder, target, unit, "measured")
         journal.append(trials)
@@ -40,7 +42,7 @@ def keep(folder: Path, target: Target, *trials: Trial, unit: VectorUnit = AVX2) 
 
 def trial(
     number: int, seconds: float, workload: Workload = SMALL, stage: str = TRIAL, error: str = ""
-) -> Trial:
+) -> Trial[ScheduleConfig]:
     """A trial of the workload's `number`-th schedule; one with an error has no time."""
     config = schedule_space(workload, AVX2)[number]
     return Trial(workload.key, config, () if error else (seconds,), error, stage)

@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on_from_what_it_acknowledged(
 ) -> None:
     append = Journal.append
 
-    def interrupted(journal: Journal, trials: list[Trial]) -> None:
+    def interrupted(journal: Journal, trials: list[Trial[ScheduleConfig]]) -> None:
         if journal.trials[POINTWISE.key]:
             raise KeyboardInterrupt
         append(journal, trials)
@@ -309,7 +309,7 @@ def test_real_kernels_are_tuned_from_a_sibling(tmp_path: Path) -> None:
     assert all(journal_best(tmp_path, w).stage == FINAL for w in (POINTWISE, TINY))
 
 
-def journal_best(folder: Path, workload: Workload) -> Trial:
+def journal_best(folder: Path, workload: Workload) -> Trial[ScheduleConfig]:
     best = Journal.read(folder).best(workload.key)
     assert best is not None
     return best

@@ -16,7 +16,9 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import default_config
 from ofatvm.errors import BusyError, DeviceError, MissingInputError
+from ofatvm.tuning import builders
 from ofatvm.tuning import workers as module
+from ofatvm.tuning.builders import Builders
 from ofatvm.tuning.workers import Timing, Workers, time_kernel
 
 SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
@@ -125,13 +127,14 @@ def test_what_is_no_module_is_one_error(workers: Workers, tmp_path: Path) -> Non
 
 def test_without_a_linker_nothing_counts_as_a_failed_candidate(tmp_path: Path) -> None:
     host = host_target(threads=1)
+    job = (SMALL, default_config(SMALL, vector_unit(host)), host)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "set_threads", _no_linker)
+        patch.setattr(builders, "set_threads", _no_linker)
         with (
-            Workers(host, vector_unit(host), builders=1, measures=False) as running,
+            Builders(1) as running,
             pytest.raises(MissingInputError, match=r"^no ld found$"),
         ):
-            running.build([(SMALL, default_config(SMALL, running.unit))])
+            running.build(module.build_candidate, [job])
 
 
 def test_a_second_tuning_process_is_told_to_wait(workers: Workers) -> None:

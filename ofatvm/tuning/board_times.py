@@ -1,0 +1,92 @@
+"""Built candidates timed on all boards of a key at once, with failures put down to their cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ofatvm.device.rounds import STRIKES
+from ofatvm.device.rpc_boards import BoardPool, Failed, Job
+from ofatvm.tuning.workers import DISTURBED, RETRIES
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A built candidate, how often it failed on a board that is well, and its best timing."""
+
+    path: Path
+    job: Job
+    failures: int = 0
+    tries: int = 0
+    samples: tuple[float, ...] = ()
+    slowdown: float = float("inf")
+    error: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether it must be timed, or timed again."""
+        if self.failures:
+            return self.failures < STRIKES and not self.samples
+        return self.slowdown > DISTURBED and self.tries < RETRIES
+
+
+class BoardTimes:
+    """Times candidates on the boards of a pool.
+
+    Times are normalised by a reference's best on the same board. A candidate that fails is tried
+    once more; only then it has failed. What boards do is nobody's trial: DeviceError.
+    """
+
+    def __init__(self, boards: BoardPool) -> None:
+        """The pool is entered and left by whoever made it."""
+        self.boards = boards
+        self.disturbed = 0
+        self._best: dict[str, float] = {}
+
+    def take(
+        self, built: Sequence[tuple[Path | None, str]], jobs: Sequence[Callable[[Path], Job]]
+    ) -> list[tuple[tuple[float, ...], str]]:
+        """See `Bench.measure`, of what was built; the files are deleted.
+
+        A job gives its samples and the reference's seconds beside them.
+        """
+        candidates = [
+            _Candidate(path, job(path)) if path is not None else None
+            for (path, _), job in zip(built, jobs, strict=True)
+        ]
+        try:
+            while again := [c for c in candidates if c is not None and c.open]:
+                self._time(again)
+        finally:
+            self.boards.release()
+            for path, _ in built:
+                if path is not None:
+                    path.unlink(missing_ok=True)
+        return [
+            ((), error) if candidate is None else _result(candidate)
+            for candidate, (_, error) in zip(candidates, built, strict=True)
+        ]
+
+    def _time(self, candidates: Sequence[_Candidate]) -> None:
+        """Time each once, on whatever board is free."""
+        for number, found in self.boards.run([candidate.job for candidate in candidates]):
+            candidate = candidates[number]
+            candidate.tries += 1
+            if isinstance(found, Failed):
+                candidate.failures += 1
+                candidate.error = f"run: {found.text}"
+                continue
+            samples, reference_s = found.value
+            best = self._best.get(found.board, float("inf"))
+            self._best[found.board] = min(best, reference_s)
+            slowdown = reference_s / self._best[found.board]
+            if slowdown < candidate.slowdown:
+                candidate.samples = tuple(sample / max(1.0, slowdown) for sample in samples)
+                candidate.slowdown = slowdown
+            if candidate.tries == 1 and slowdown > DISTURBED:
+                self.disturbed += 1
+
+
+def _result(candidate: _Candidate) -> tuple[tuple[float, ...], str]:
+    return (candidate.samples, "") if candidate.samples else ((), candidate.error)

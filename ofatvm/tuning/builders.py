@@ -1,0 +1,87 @@
+"""Processes that compile tuning candidates side by side, into a folder that goes with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ofatvm.device.children import child_pool, outcome, set_threads
+
+if TYPE_CHECKING:
+    from tvm.support.popen_pool import PopenPoolExecutor
+
+BUILD_TIMEOUT_S = 60.0
+BUILDS_PER_WORKER = 1000
+FOLDER_PREFIX = "ofatvm-tune-"
+
+
+class Builders:
+    """Some builder processes, each of which pays for importing TVM once; a context manager."""
+
+    def __init__(self, count: int, timeout_s: float = BUILD_TIMEOUT_S) -> None:
+        """Start lazily: the first job starts a process. A build may take `timeout_s`."""
+        self.count = count
+        self.timeout_s = timeout_s
+        self._built = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._pool: PopenPoolExecutor | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where candidates are built."""
+        assert self._folder is not None
+        return Path(self._folder.name)
+
+    def __enter__(self) -> Builders:
+        """Make the folder and the pool."""
+        sweep()
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._pool = child_pool(
+            set_threads,
+            1,
+            timeout_s=self.timeout_s,
+            children=self.count,
+            most_jobs=BUILDS_PER_WORKER,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every process and delete what they built."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def build(
+        self, function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[Path | None, str]]:
+        """Call `function(*job, path)` for all jobs; each one's path, or None and the error."""
+        assert self._pool is not None
+        futures = []
+        for job in jobs:
+            self._built += 1
+            path = self.folder / f"k{self._built}.so"
+            futures.append((path, self._pool.submit(function, *job, str(path))))
+        errors = [outcome(future, "build")[1] for _, future in futures]
+        return [
+            (None if error else path, error)
+            for (path, _), error in zip(futures, errors, strict=True)
+        ]
+
+
+def sweep() -> None:
+    """Remove what killed runs left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""The closing measurement: the best few of each workload and its default, side by side, twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ofatvm.compiler.plan import Workload
+from ofatvm.events import Event, Progress
+from ofatvm.tuning.journal import FINAL, Trial, TrialFile
+from ofatvm.tuning.workers import Bench, Timing
+
+FINALISTS = 4
+C = TypeVar("C")
+
+
+def confirm(
+    defaults: Sequence[tuple[Workload, C]],
+    bench: Bench[C],
+    journal: TrialFile[C],
+    deadline: float,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Measure what has trials but no closing measurement of its best; `defaults`: the schedules.
+
+    Stops at `deadline`, by the monotonic clock.
+    """
+    chosen = [(w, finalists(journal, w, default)) for w, default in defaults]
+    chosen = [(workload, configs) for workload, configs in chosen if configs]
+    for number, (workload, configs) in enumerate(chosen):
+        if time.monotonic() > deadline:
+            return
+        samples: dict[C, tuple[float, ...]] = {}
+        for _ in range(2):
+            jobs = [(workload, config) for config in configs]
+            for config, (seconds, _) in zip(configs, bench.measure(jobs, Timing()), strict=True):
+                samples[config] = samples.get(config, ()) + seconds
+        journal.append(
+            [
+                Trial(workload.key, config, seconds, stage=FINAL)
+                for config, seconds in samples.items()
+                if seconds
+            ]
+        )
+        on_event(Progress("confirm", number + 1, len(chosen), workload.key))
+
+
+def finalists(journal: TrialFile[C], workload: Workload, default: C) -> list[C]:
+    """The fastest trials and the default; none if these were all measured side by side before."""
+    fine = [trial for trial in journal.trials.get(workload.key, ()) if not trial.error]
+    if not journal.trials.get(workload.key):
+        return []
+    fine.sort(key=lambda trial: trial.cost)
+    configs = list(dict.fromkeys(trial.config for trial in fine))[: FINALISTS - 1]
+    if default not in configs:
+        configs.append(default)
+    known = {trial.config for trial in journal.finals.get(workload.key, ())}
+    return [] if set(configs) <= known else configs

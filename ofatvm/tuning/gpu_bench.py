@@ -1,0 +1,114 @@
+"""The GPUs of boards as a bench: nvcc builds kernels here, the boards of a key time them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from ofatvm.compiler.gpu import build_gpu_kernel
+from ofatvm.compiler.gpu_space import DEFAULT
+from ofatvm.compiler.plan import Workload
+from ofatvm.device.gpu_visit import GpuSpec, kernel_reference_s, time_gpu_kernel
+from ofatvm.device.rpc_address import RpcAddress
+from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
+from ofatvm.errors import CompileError, RecordError
+from ofatvm.events import Event, ignore
+from ofatvm.target import Target
+from ofatvm.tuning.board_times import BoardTimes
+from ofatvm.tuning.builders import Builders
+from ofatvm.tuning.workers import REFERENCE, Timing
+
+BUILD_TIMEOUT_S = 180.0  # nvcc takes a minute over a kernel with a thousand unrolled steps
+
+
+class GpuBench:
+    """See `ofatvm.tuning.workers.Bench`, and `BoardTimes` for what is whose fault."""
+
+    def __init__(
+        self,
+        target: Target,
+        address: RpcAddress,
+        *,
+        builders: int,
+        runs_on: str = "cuda",
+        timeout_s: float = TIMEOUT_S,
+        allow_network: bool = False,
+        on_event: Callable[[Event], None] = ignore,
+    ) -> None:
+        """`builders` processes compile here; `timeout_s`: see `BoardPool`.
+
+        `runs_on`: TVM's kind of the device; anything but cuda serves tests.
+        """
+        self._target, self._runs_on = target, runs_on
+        self._builders = Builders(builders, BUILD_TIMEOUT_S)
+        self._reference: GpuSpec
+        self.boards = BoardPool(
+            address,
+            0,
+            [],
+            timeout_s=timeout_s,
+            allow_network=allow_network,
+            on_event=on_event,
+        )
+        self._times = BoardTimes(self.boards)
+
+    @property
+    def disturbed(self) -> int:
+        """How many candidates were timed again because their board was busy."""
+        return self._times.disturbed
+
+    def __enter__(self) -> GpuBench:
+        """Look for boards, then start the builders and build the reference kernel."""
+        with ExitStack() as entered:
+            entered.enter_context(self.boards)
+            entered.enter_context(self._builders)
+            [(path, error)] = self._build([(REFERENCE, DEFAULT)])
+            if path is None:
+                raise CompileError(f"the reference kernel does not build: {error}")
+            entered.pop_all()  # all is well: they are left when the bench is
+        self._reference = self._spec(REFERENCE, path)
+        self.boards.check = (kernel_reference_s, (self._reference,))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the boards back, stop the builders, delete what they built."""
+        self.boards.__exit__(kind, error, trace)
+        self._builders.__exit__(kind, error, trace)
+
+    def measure(
+        self, jobs: Sequence[tuple[Workload, str]], timing: Timing
+    ) -> list[tuple[tuple[float, ...], str]]:
+        """See `Bench.measure`: all are built side by side, then timed on every board at once."""
+        timed = [partial(self._job, workload, timing) for workload, _ in jobs]
+        return self._times.take(self._build(jobs), timed)
+
+    def _build(self, jobs: Sequence[tuple[Workload, str]]) -> list[tuple[Path | None, str]]:
+        return self._builders.build(
+            build_candidate, [(workload, trace, self._target) for workload, trace in jobs]
+        )
+
+    def _job(self, workload: Workload, timing: Timing, path: Path) -> Job:
+        words = (timing.repeats, timing.sample_ms / 1e3, timing.cutoff_s)
+        return time_gpu_kernel, (self._spec(workload, path), self._reference, *words)
+
+    def _spec(self, workload: Workload, path: Path) -> GpuSpec:
+        return str(path), tuple(workload.argument_shapes), self._runs_on
+
+
+def build_candidate(workload: Workload, trace: str, target: Target, path: str) -> None:
+    """Link one candidate, see `build_gpu_kernel`; what nvcc refuses is the candidate's fault.
+
+    Were nvcc at fault, the reference kernel would not have built.
+    """
+    try:
+        build_gpu_kernel(workload, trace, target, path)
+    except (CompileError, RecordError) as error:
+        raise ValueError(error.message) from None
