@@ -1,6 +1,7 @@
 # make search    set up .venv if needed, then find and ship the best network for this machine
 # make test      set up .venv if needed, then ruff, mypy and pytest
 # make test-relay  set up both environments, then the tests of the Relay road
+# make test-slow   the same, the tests that take long: faults of boards 20 times, whole searches
 # make relay     set up .venv-relay, with TVM 0.19 for --ir relay
 # make bench     race against other runtimes and compare cold starts, on a quiet machine
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 
 STAMP := $(VENV)/.ofatvm-stamp
 RELAY_STAMP := .venv-relay/.ofatvm-stamp
 
-.PHONY: setup search test test-relay relay bench lint clean
+.PHONY: setup search test test-relay test-slow relay bench lint clean
 
 setup: $(STAMP)
 
@@ -43,6 +44,9 @@ test: lint
 
 test-relay: relay
 	$(PYTEST) -m "relay and not slow"
+
+test-slow: relay
+	$(PYTEST) -m slow
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock

@@ -219,7 +219,7 @@ class ArchSpace:
         ]
 
     def parse(self, text: str) -> Arch:
-        """An architecture of this space from its encoded string or from OFA's JSON."""
+        """An architecture of this space from its encoded string or OFA's JSON; or ArchError."""
         text = text.strip()
         if text.startswith("{"):
             return self._parse_json(text)
@@ -349,3 +349,14 @@ class Arch:
     def __str__(self) -> str:
         """The encoded string."""
         return self.encode()
+
+
+def leaning(
+    rng: np.random.Generator, share: float, choices: Sequence[int], count: int
+) -> list[int]:
+    """`count` of ascending choices, each the largest with probability `share` where there are two.
+
+    Of more choices, which one is binomial. Of one share for kernels, expand ratios and depths come
+    subnets of every size; drawn uniformly, nearly all are of middling size.
+    """
+    return [choices[index] for index in rng.binomial(len(choices) - 1, share, count)]

@@ -8,6 +8,8 @@ from typing import IO, Any
 
 from ofatvm.errors import BusyError
 
+LOCK = ".lock"
+
 
 def lock_folder(folder: Path, doing: str) -> IO[Any]:
     """An open file whose closing gives the folder back; BusyError if another process has it.
@@ -15,7 +17,7 @@ def lock_folder(folder: Path, doing: str) -> IO[Any]:
     `doing` is what the other process then does there, as in "tuning into".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("a")
+    lock = (folder / LOCK).open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

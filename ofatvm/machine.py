@@ -11,6 +11,7 @@ from ofatvm.errors import TargetError
 
 MAX_CACHES = 3
 LONGEST_LINE = 1024
+LEAST = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,9 @@ def _fields_of(label: str, value: Any, of: type[Cache] | type[Machine]) -> dict[
 
 
 def _check_number(label: str, value: Any, upper: float) -> None:
-    if type(value) not in (int, float) or not 0 < value <= upper:
+    if type(value) not in (int, float) or not LEAST <= value <= upper:
         raise TargetError(
-            f"machine {label} must be above 0 and at most {upper:g}, got {_show(value)}"
+            f"machine {label} must be from {LEAST:g} to {upper:g}, got {_show(value)}"
         )
 
 

@@ -20,12 +20,13 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One visit of one architecture to one device.
+    """The latency of one architecture on one device, from all of its visits.
 
     `arch` is the encoded architecture, `space` its space's name, `target` a target fingerprint and
     `library` the digest of the kernel library. `source` says what it was for: search, profile or
-    final. `latency_ms` is the median; it is None exactly when `error` says why there is none.
-    `calibration_ratio` is the calibration kernel's speed relative to its reference.
+    final. `latency_ms` is the median over visits, whose own medians are `samples_ms`; it is None
+    exactly when `error` says why there is none. `calibration_ratio` is how much slower than its
+    reference the yardstick ran beside it.
     """
 
     arch: str

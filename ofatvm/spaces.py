@@ -78,7 +78,10 @@ OFA_SPACE = "ofa_mbv3_d234_e346_k357_w1.0"
 
 
 def find_space(name: str) -> ArchSpace:
-    """A space by its name or its code, perhaps with a suffix for other classes and channels."""
+    """A space by its name or its code, perhaps with a suffix for other classes and channels.
+
+    ArchError if there is none.
+    """
     for space in SPACES.values():
         if name in (space.name, space.code):
             return space

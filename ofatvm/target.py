@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -74,14 +75,18 @@ class Target:
     def __post_init__(self) -> None:
         """Check names and numbers; whether LLVM knows the CPU is checked by the compiler layer."""
         _check_kind_name(self.kind)
+        # Before the name, which is the CPU's where none is given.
+        for label, value in (("mtriple", self.mtriple), ("mcpu", self.mcpu), ("arch", self.arch)):
+            if not re.fullmatch(r"[A-Za-z0-9._+-]{0,64}", value):
+                raise TargetError(
+                    f"{label} holds an unexpected character: {value[:60]!r}",
+                    hint="it is letters, digits, '.', '_', '+' and '-', as -mcpu=cortex-a72",
+                )
         for name in (self.name, *self.family):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise TargetError(
                     f"a target name is letters, digits, '.', '_' and '-', got {name[:60]!r}"
                 )
-        for label, value in (("mtriple", self.mtriple), ("mcpu", self.mcpu), ("arch", self.arch)):
-            if not re.fullmatch(r"[A-Za-z0-9._+-]{0,64}", value):
-                raise TargetError(f"{label} holds an unexpected character: {value[:60]!r}")
         for label, value, allowed in (
             ("mfloat-abi", self.mfloat_abi, FLOAT_ABIS),
             ("mabi", self.mabi, RISCV_ABIS),
@@ -197,12 +202,17 @@ def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[st
     if text in known:
         return text, read_toml(known[text])
     if _is_path(text):
-        path = Path(text)
+        path = Path(os.path.expanduser(text))
         options = read_toml(path)
         return path.stem, options_of_tvm(options, tags)
     if tags is not None and "/" in text:
         options = options_of_tvm(tags(text), tags)
         return "" if "mcpu" in options else text.rsplit("/", 1)[1], options
+    if words[0] in ("host", *known) or _is_path(words[0]):
+        raise TargetError(
+            f"{words[0][-60:]!r} takes no options, got {words[1][:60]!r}",
+            hint="give --threads, or the whole target as in 'llvm -mcpu=cortex-a72 -num-cores=4'",
+        )
     raise TargetError(
         f"unknown target {text[:60]!r}",
         hint=nearest(text, ("host", *known))
@@ -220,6 +230,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     shown = repr(str(path)[-60:])
     try:
         # Devices and pipes would be read for ever.
+        if path.exists() and not path.is_file():
+            raise MissingInputError(f"{shown} is no ordinary file", hint="see `ofatvm targets`")
         if not path.is_file():
             raise MissingInputError(f"no target file {shown}", hint="see `ofatvm targets`")
         with path.open("rb") as file:
@@ -231,7 +243,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(data) > MAX_FILE_BYTES:
         raise TargetError(f"target file {shown} is larger than {MAX_FILE_BYTES} bytes")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = "".join(c if c.isprintable() else "?" for c in str(error))[:200]
         raise TargetError(f"{shown} is not valid TOML: {reason}") from None
@@ -246,6 +258,8 @@ def target_from_dict(value: Any, *, name: str) -> Target:
         raise TargetError(f"a target is a table of options, got {type(value).__name__}")
     check_options(value)
     host = value.get("host")
+    if isinstance(host, Mapping) and "host" in host:
+        raise TargetError("the host of a target has no host of its own")
     machine = value.get("machine")
     arch = value.get("arch", "")
     mcpu = value.get("mcpu", "")

@@ -35,8 +35,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint that names the known word most like this one; empty where none is like it."""
     import difflib
 
-    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
-    return f"the nearest name is {close[0]}" if close else ""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word[:80].lower(), names, n=1, cutoff=0.5)
+    return f"the nearest name is {names[close[0]]}" if close else ""
 
 
 def takes(option: str, word: str) -> bool:
@@ -132,6 +133,8 @@ def options_of_tvm(value: Mapping[str, Any], tags: TagOptions | None) -> dict[st
     if isinstance(host, str) and host.strip().startswith(("llvm", "-")):
         host = options_from_words(host.split())
     if isinstance(host, Mapping):
+        if isinstance(host.get("host"), Mapping) and "host" in host["host"]:
+            raise TargetError("the host of a target has no host of its own")
         options["host"] = host = options_of_tvm(host, tags)
         if options.get("kind", "llvm") == "llvm":
             # A CPU is its own host. TVM repeats it in some tags.

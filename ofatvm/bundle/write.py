@@ -127,7 +127,9 @@ def check_labels(labels: Sequence[str]) -> None:
 
 
 def _card(manifest: Manifest, image: bytes | None, licence: str) -> bytes:
-    return model_card(manifest, image=image is not None, licence=licence).encode()
+    return model_card(manifest, image=image is not None, licence=licence).encode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def _cpp(manifest: Manifest) -> str:

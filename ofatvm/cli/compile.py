@@ -12,7 +12,7 @@ from ofatvm.cli.render import Result, pairs
 from ofatvm.cli.setup_options import Wanted, setup_options
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps, verified_text
 from ofatvm.cli.space_options import read_source, space_options
-from ofatvm.errors import DeviceError
+from ofatvm.errors import DeviceError, UsageError, shorten
 from ofatvm.events import Notice
 
 
@@ -45,7 +45,13 @@ def command(
     from ofatvm.pipeline.ship import check_before, ship, shipped_facts
     from ofatvm.store import Store
 
-    source, [arch] = read_source((text,), None, supernet_name, space_name, resolution, weights)
+    source, archs = read_source((text,), None, supernet_name, space_name, resolution, weights)
+    if len(archs) != 1:
+        raise UsageError(
+            f"--arch takes one architecture, {shorten(text, 80)} holds {len(archs)}",
+            hint="compile them one by one",
+        )
+    [arch] = archs
     check_before(out, source.weights, source.space, source.supernet)
     with wanted.prepare(run, source.space.name, arch.resolution) as setup:
         measurement = None

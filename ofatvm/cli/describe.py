@@ -31,7 +31,7 @@ COLUMNS = (
 @click.argument("archs", nargs=-1)
 @click.option("--file", type=click.Path(path_type=Path), help="Architectures, one a line.")
 @space_options
-@setup_options(devices=False)
+@setup_options()
 @common_options
 def command(
     run: Run,
@@ -50,13 +50,13 @@ def command(
     source, parsed = read_source(archs, file, supernet_name, space_name, resolution)
     with wanted.prepare(run, source.space.name, resolution) as setup:
         rows = [item.to_dict() for item in describe(setup, parsed, source.supernet)]
-        target = setup.target
+        target, searched = setup.target, setup.device
     for row in rows:
         low, high = row["predicted_low_ms"], row["predicted_high_ms"]
         row["interval"] = None if low is None else f"{low:.4g}-{high:.4g}"
     context = {"target": target.name, "threads": target.threads}
     shown = [{**{k: v for k, v in row.items() if k != "interval"}, **context} for row in rows]
     if all(row["predicted_latency_ms"] is None for row in rows):
-        run.on_event(Notice("info", "no latency model here yet: `ofatvm search` makes one"))
-    data = {"target": target.name, "threads": target.threads, "architectures": shown}
-    return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)
+        text = f"no latency model for --device {searched} here yet: `ofatvm search` makes one"
+        run.on_event(Notice("info", text))
+    return Result({}, lambda width: table(rows, COLUMNS, width), lines=shown)

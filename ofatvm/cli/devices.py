@@ -27,6 +27,7 @@ allow_network = click.option(
 
 @click.group(
     "devices",
+    no_args_is_help=False,
     help="Boards that programs are measured on through TVM's RPC: `--device rpc://HOST:PORT/KEY`.",
     epilog="RPC lets whoever connects run anything: reach boards by `ssh -L`.",
 )
@@ -105,7 +106,7 @@ def serve_device(
     from ofatvm.device.rpc_board import Options
     from ofatvm.device.rpc_server import serve
 
-    where = parse_host_port(tracker, what="--tracker")
+    where, bind = parse_host_port(tracker, what="--tracker"), bind.strip("[]")
     for host in (where[0], bind):
         require_loopback(host, allow_network=allow_network)
     options = Options(parse_key(key), where, bind, port or 0, public_port or 0, threads or 0)

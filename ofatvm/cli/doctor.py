@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +71,8 @@ def all_checks(workspace: Path) -> Iterator[Check]:
     yield records_check()
     yield relay_check()
     yield compiler_check()
-    yield tool_check("llvm-mca", "the simulated device", "apt install llvm")
+    yield mca_check()
+    yield tool_check("nvcc", "to compile GPU kernels here", "install CUDA 11.4 or newer")
     for triple in FOREIGN:
         yield from foreign_checks(triple)
 
@@ -238,6 +239,16 @@ def relay_check() -> Check:
         return Check("TVM 0.19 (Relay)", "ok", f"none: {error.message}", needed, error.hint)
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     return Check("TVM 0.19 (Relay)", "ok", f"{found} in {python.parents[1]}", needed)
+
+
+def mca_check() -> Check:
+    """llvm-mca by its own name or with its version, the newest that is here."""
+    from ofatvm.device.simulator.tools import MCA_NAMES
+
+    name = next((name for name in MCA_NAMES if shutil.which(name)), "llvm-mca")
+    return replace(
+        tool_check(name, "the simulated device", "apt-get install llvm"), name="llvm-mca"
+    )
 
 
 def tool_check(name: str, purpose: str, hint: str) -> Check:

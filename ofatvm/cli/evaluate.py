@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ofatvm.cli.main import Run, common_options
-from ofatvm.cli.options import COUNT, RESOLUTION, SEED
+from ofatvm.cli.options import RESOLUTION, SEED, SUBNETS
 from ofatvm.cli.render import Column, Result, one_line, table
 from ofatvm.errors import UsageError
 
@@ -25,7 +25,7 @@ COLUMNS = (
 @click.option("--supernet", "name", help="A trained supernet: its folder or name.  [default: ours]")
 @click.option("--arch", "words", multiple=True, help="Our string or OFA's JSON; several times.")
 @click.option("--file", type=click.Path(path_type=Path), help="Architectures, one a line.")
-@click.option("--count", type=COUNT, help="So many drawn at random instead.")
+@click.option("--count", type=SUBNETS, help="So many drawn at random instead.")
 @click.option("--resolution", type=RESOLUTION, help="Instead of the architectures' own.")
 @click.option("--data", help="Evaluate on these pictures.  [default: those in the folder]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of --count.")

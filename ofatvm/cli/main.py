@@ -37,7 +37,7 @@ from typing import Any
 import click
 
 from ofatvm import __version__
-from ofatvm.cli.options import join_target, move_ir, refuse_empty
+from ofatvm.cli.options import join_target, move_ir, refuse_empty, refuse_stray
 from ofatvm.cli.render import (
     Progressor,
     Result,
@@ -132,7 +132,12 @@ def group() -> None:
 def common_options(body: Callable[..., Result]) -> Callable[..., int]:
     """Add the options every command has, run the body, print its result; returns the exit code."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON object; describe and profile: one a line.",
+    )
     @click.option(
         "--workspace",
         type=Workspace(),
@@ -176,6 +181,7 @@ def _run(words: list[str], *, as_json: bool) -> int:
     kind = ""
     try:
         refuse_empty(words)
+        refuse_stray(words)
         with group.make_context("ofatvm", words or ["--help"]) as context:
             return int(group.invoke(context) or 0)
     except click.exceptions.Exit as caught:

@@ -12,11 +12,14 @@ from typing import Any
 import click
 
 from ofatvm.errors import BudgetError, UsageError, shorten
-from ofatvm.target_text import KINDS, takes
+from ofatvm.target_text import KINDS, WORD_OPTIONS, takes
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
-PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)", re.ASCII)
+# Bounded, since what was typed may be of any length.
+NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,4})?", re.ASCII)
+PART = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)(ms|s|min|m|h|d)", re.ASCII)
+MAX_DURATION = 200
 _OPTION = re.compile(r"-[A-Za-z]{2}")
+_TARGET_WORD = re.compile(rf"-({'|'.join(WORD_OPTIONS)})(=|$)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -85,7 +88,7 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):  # a default, already converted
             return value
         text = str(value).strip()
-        parts = PART.findall(text)
+        parts = PART.findall(text[:MAX_DURATION])
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise BudgetError(
                 f"{_label(param)} must be a time such as 90s, 15m or 2h, got {shorten(value, 40)!r}"
@@ -123,6 +126,7 @@ SHARE = Share()
 RESOLUTION = WholeNumber(1, 4096)
 THREADS = WholeNumber(1, 1024)
 COUNT = WholeNumber(1, 10_000_000)
+SUBNETS = WholeNumber(1, 10_000)
 SEED = WholeNumber(0, 2**63 - 1)
 
 
@@ -179,6 +183,17 @@ def join_target(arguments: list[str]) -> list[str]:
             if rest and takes(option, rest[0]):
                 joined[-1] += f" {rest.pop(0)}"
     return joined
+
+
+def refuse_stray(arguments: list[str]) -> None:
+    """UsageError for an option of a target string that does not stand behind --target."""
+    words = arguments[: arguments.index("--") if "--" in arguments else None]
+    for before, word in pairwise(["", *words]):
+        if before != "--target" and _TARGET_WORD.match(word):
+            raise UsageError(
+                f"{shorten(word, 80)} is an option of a target",
+                hint="it stands right behind --target, as in --target llvm -mcpu=cortex-a72",
+            )
 
 
 def _label(param: click.Parameter | None) -> str:

@@ -122,8 +122,7 @@ def command(
         row["note"] = m.error or ("unstable" if m.unstable else None)
         rows.append(row)
     shown = [{**asdict(m), "target_name": target.name} for m in found]
-    data = {"target": target.name, "threads": target.threads, "measurements": shown}
-    return Result(data, lambda width: table(rows, COLUMNS, width), lines=shown)
+    return Result({}, lambda width: table(rows, COLUMNS, width), lines=shown)
 
 
 def _kernels(target: Target, rows: list[dict[str, Any]]) -> Result:
@@ -138,5 +137,4 @@ def _kernels(target: Target, rows: list[dict[str, Any]]) -> Result:
         }
         for row in rows
     ]
-    data = {"target": target.name, "threads": target.threads, "kind": "simulated", "kernels": rows}
-    return Result(data, lambda width: table(shown, KERNELS, width), lines=rows)
+    return Result({}, lambda width: table(shown, KERNELS, width), lines=rows)

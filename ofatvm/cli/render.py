@@ -27,8 +27,8 @@ class Result:
     """What a command answers.
 
     `data` is the JSON object, and `text(width)` the same for people (`width` None: no limit). With
-    `lines`, JSON mode prints one object a line instead. `error` says what is wrong although there
-    is an answer; it decides the exit code.
+    `lines`, JSON mode prints those, one object a line, and no `data`. `error` says what is wrong
+    although there is an answer; it decides the exit code.
     """
 
     data: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,8 +15,10 @@ from click.core import ParameterSource
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import THREADS, PositiveNumber
 from ofatvm.cli.render import Column, Result, pairs, seconds_text, table
-from ofatvm.errors import MissingInputError, UsageError
+from ofatvm.errors import MissingInputError, UsageError, shorten
 from ofatvm.paths import data_dir
+
+PAGE_START, PAGE_LOOK = b"<!doctype html", 512
 
 if TYPE_CHECKING:
     from ofatvm.pipeline.cost import CostReport
@@ -112,6 +115,22 @@ def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
             raise UsageError(f"{parameter.opts[0]} {why}", hint="ofatvm report --help")
 
 
+def _check_page(path: Path) -> None:
+    """UsageError unless a page can be written there, over nothing but an older one."""
+    shown = shorten(str(path), 200)
+    hint = "name a file, as report.html"
+    if path.is_dir():
+        raise UsageError(f"--out {shown} is a folder", hint=hint)
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--out {shown} is in no folder that can be written", hint=hint)
+    if os.path.lexists(path):
+        if not path.is_file():
+            raise UsageError(f"--out {shown} is no ordinary file", hint=hint)
+        with path.open("rb") as file:
+            if not file.read(PAGE_LOOK).lstrip().lower().startswith(PAGE_START):
+                raise UsageError(f"--out {shown} is there and is no HTML page", hint=hint)
+
+
 def _page(workspace: Path, out: Path | None) -> Result:
     """Write the page, and say what is on it."""
     from ofatvm.bundle.typed_json import encoded
@@ -129,9 +148,9 @@ def _page(workspace: Path, out: Path | None) -> Result:
             hint="make some with `ofatvm search`, or name another --workspace",
         )
     path = workspace / "report.html" if out is None else out
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder", hint="name a file, as report.html")
-    replace_file(path, render(report).encode())
+    _check_page(path)
+    # Names of files may hold bytes that are no text.
+    replace_file(path, render(report).encode("utf-8", "backslashreplace"))
     searches = [section.outcome for section in report.sections]
     data = {
         "page": str(path),

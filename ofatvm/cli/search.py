@@ -91,10 +91,11 @@ def command(
                 fresh=fresh,
                 on_event=run.on_event,
             )
+        name = bundle_name(key, source.weights)
         bundle = ship(
             setup,
             found.pick.arch,
-            out or run.workspace / "bundles" / bundle_name(key, source.weights),
+            out or run.workspace / "bundles" / name,
             weights=source.weights,
             seed=seed,
             supernet=source.supernet,
@@ -104,7 +105,7 @@ def command(
         )
         facts = shipped_facts(bundle)
         outcome = outcome_of(setup, budget, accuracy, found, bundle, facts, seed=seed)
-        keep_outcome(store, key, outcome)
+        keep_outcome(store, name, outcome)
     data = outcome.summary()
     return Result(data, lambda width: _text(data, width))
 

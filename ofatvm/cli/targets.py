@@ -100,7 +100,7 @@ def check(names: Sequence[str]) -> Result:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         error = TargetError(
             f"{len(wrong)} of {len(rows)} targets cannot be used: {wrong[0][:60]!r}{more}",
-            hint=next(row["hint"] for row in rows if row["result"] != "ok"),
+            hint=next((row["hint"] for row in rows if row["hint"]), ""),
         )
     columns = PROBLEM_COLUMNS if wrong else CHECK_COLUMNS
     return Result({"targets": rows}, lambda width: table(rows, columns, width), error=error)

@@ -57,7 +57,7 @@ together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
 @click.option("--test", "test_path", help="Set for reporting alone: no choice depends on it.")
 @click.option(
     "--subnets",
-    type=WholeNumber(40, 1_000_000),
+    type=WholeNumber(40, 10_000),
     default=400,
     show_default=True,
     help="To evaluate after.",

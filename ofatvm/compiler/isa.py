@@ -299,7 +299,8 @@ def _refuse_cpu(target: Target, known: Iterable[str]) -> NoReturn:
     if problem:
         raise TargetError(f"code for {target.mcpu} {problem}")
     raise TargetError(
-        f"{target.mcpu} is no CPU of this machine's architecture", hint=f"add -mtriple={others[0]}"
+        f"{target.mcpu} is no CPU of {parse_triple(native_triple())}",
+        hint=f"it needs -mtriple={others[0]}",
     )
 
 
@@ -307,6 +308,9 @@ def _near_cpu(mcpu: str, known: Iterable[str]) -> str:
     names = list(dict.fromkeys(known))
     if re.fullmatch(r"sm_\d+[af]?", mcpu):
         return f"a GPU is cuda -arch={mcpu}"
+    if mcpu == "native":
+        return "this machine's CPU is --target host"
+    mcpu = mcpu.lower()
     within = [name for name in names if mcpu in name]
     near = difflib.get_close_matches(mcpu, within or names, 1, 0.0 if within else 0.5)
     if near:

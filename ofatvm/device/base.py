@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.timing import Latency
 from ofatvm.device.timing import Protocol as Measuring
-
-Kind = Literal["measured", "simulated"]
+from ofatvm.measurement import Kind
 
 
 class Device(Protocol):
@@ -34,5 +33,5 @@ class Device(Protocol):
         ...
 
     def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
-        """Milliseconds of each kernel alone, by its digest."""
+        """Milliseconds of each kernel alone, by its digest; DeviceError if one does not run."""
         ...

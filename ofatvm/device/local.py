@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
-from ofatvm.device.base import Kind
 from ofatvm.device.children import LOST, child_pool, last_line
 from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.rounds import (
@@ -29,6 +28,7 @@ from ofatvm.device.visit import (
     visit_program,
 )
 from ofatvm.errors import DeviceError
+from ofatvm.measurement import Kind
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor

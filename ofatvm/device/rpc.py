@@ -17,7 +17,6 @@ from typing import Self
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
-from ofatvm.device.base import Kind
 from ofatvm.device.local import kernel_error, program_spec
 from ofatvm.device.rounds import (
     KERNEL_MS,
@@ -33,6 +32,7 @@ from ofatvm.device.timing import Latency, Protocol
 from ofatvm.device.visit import reference_time, time_kernels, visit_program
 from ofatvm.errors import DeviceError
 from ofatvm.events import Event, ignore
+from ofatvm.measurement import Kind
 
 
 class BoardDevice(ABC):

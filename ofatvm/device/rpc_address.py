@@ -74,6 +74,8 @@ def parse_key(text: str) -> str:
 
 def require_loopback(host: str, *, allow_network: bool) -> None:
     """Refuse other hosts than this one: RPC lets whoever connects run anything, unencrypted."""
+    if not HOST.fullmatch(host) and not HOST.fullmatch(f"[{host}]"):
+        raise UsageError(f"{host[:80]!r} is no host", hint="give a name or an address")
     if not allow_network and not is_loopback(host):
         raise UsageError(
             f"{host[:80]} is not this machine, and RPC is neither encrypted nor protected",

@@ -544,7 +544,7 @@ def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nothing but it."""
     import ipaddress
 
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -13,13 +13,13 @@ from types import TracebackType
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
-from ofatvm.device.base import Kind
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.jobs import Simulations
 from ofatvm.device.simulator.simulate import machine_of_target
 from ofatvm.device.timing import Latency, Protocol
 from ofatvm.errors import DeviceError
 from ofatvm.machine import Machine
+from ofatvm.measurement import Kind
 from ofatvm.target import Target
 
 MEETING_TRANSFERS = 4

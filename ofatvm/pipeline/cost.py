@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ofatvm.errors import MissingInputError
 from ofatvm.spaces import find_space
@@ -351,10 +351,15 @@ def _read(path: Path, script: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     with _checked(path, script):
-        return dict(json.loads(data, parse_constant=_refuse))
+        return dict(json.loads(data, parse_constant=_refuse, parse_float=_figure))
 
 
-def _refuse(constant: str) -> None:
+def _figure(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no figure")
 
 

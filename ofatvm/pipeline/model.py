@@ -20,7 +20,7 @@ from ofatvm.tuning.workloads import space_workloads
 
 
 def model_folder(setup: Setup) -> Path:
-    """Where the model of this target, thread count, space, resolution and kernels is kept."""
+    """Where the model of this target, device, space, resolution and kernels is kept."""
     if setup.gpu:
         kernels = space_digest(setup)
     else:
@@ -67,7 +67,7 @@ def _timed(setup: Setup, measurements: Sequence[Measurement]) -> tuple[np.ndarra
 
 
 def load_latency(setup: Setup) -> LatencyModel | None:
-    """The workspace's model, None if no search or profile has fitted one.
+    """The workspace's model, None if no search has fitted one.
 
     The kernel times that its predictions start from are its `cost` table.
     """

@@ -32,7 +32,7 @@ class Point:
 
     @property
     def latency_ms(self) -> float:
-        """The measured median."""
+        """The measured or simulated median."""
         assert self.measurement.latency_ms is not None
         return self.measurement.latency_ms
 

@@ -26,7 +26,9 @@ from ofatvm.target import Target
 RUN_TIMEOUT_S = 120.0
 EMULATED_TIMEOUT_S = 900.0
 RANDOM_IMAGES = 4
-HELD_OUT_IMAGES = 20  # of a supernet, under qemu, which takes some hundred times as long
+# Of a supernet's images under qemu, which takes some hundred times as long as a CPU.
+FEWEST_HELD_OUT, MOST_HELD_OUT = 20, 1000
+EMULATED_MACS = 4e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def prove(
     contents: Contents,
     target: Target,
     *,
+    macs: int,
     seed: int,
     ir: Ir = "relax",
     supernet: SupernetFolder | None = None,
@@ -53,6 +56,7 @@ def prove(
 ) -> Proof:
     """Compare outputs with PyTorch's, on the sample and on random images.
 
+    Under qemu some of a supernet's held-out images follow, more of a network with fewer `macs`.
     Raises CompileError for a network that computes something else, crashes or hangs. Where it
     cannot be run at all, the proof says why, and a warning does.
     """
@@ -68,8 +72,9 @@ def prove(
     reason, agreement = _why_not(target, ir), None
     if not reason:
         if supernet is not None:
-            more, _ = next(held_out(supernet, contents.preprocessing, HELD_OUT_IMAGES))
+            more, _ = next(held_out(supernet, contents.preprocessing, _emulated_images(macs)))
             images = np.concatenate([images, more])
+            # Where one class differs, `compare` ends it.
             agreement = Agreement(images=len(more), same_class_percent=100.0)
         try:
             return _emulated(model, images, contents, target, ir, agreement, on_event)
@@ -77,6 +82,11 @@ def prove(
             reason = error.message
     on_event(Notice("warning", f"the code for {target.name} was not run: {reason}"))
     return Proof(Verified.not_run(reason), here=False)
+
+
+def _emulated_images(macs: int) -> int:
+    """How many held-out images a network of so many MACs is run on under qemu."""
+    return int(min(max(EMULATED_MACS / macs, FEWEST_HELD_OUT), MOST_HELD_OUT))
 
 
 def _why_not(target: Target, ir: Ir) -> str:

@@ -42,7 +42,7 @@ PREDICTION_SLACK = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The measured front by latency, the pick, and how the models did.
+    """The front by measured or simulated latency, the pick, and how the models did.
 
     `found` has every subnet that was measured or simulated on the way. The errors of `baselines`
     are out of fold, as those of the model's own report are.
@@ -139,7 +139,7 @@ def search(
 def search_key(
     setup: Setup, budget: Budget, config: SearchConfig, supernet: SupernetFolder | None = None
 ) -> str:
-    """A name for everything that decides a search's outcome but the machine's noise."""
+    """A name for all that decides what a search tries, but records; `bundle_name` adds weights."""
     parts: list[object] = [
         setup.target.name,
         setup.target.fingerprint,

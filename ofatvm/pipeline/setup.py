@@ -18,7 +18,7 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.compiler.base import Library
 from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
-from ofatvm.errors import CompileError, MissingInputError, TargetError
+from ofatvm.errors import CompileError, MissingInputError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Kind
@@ -245,6 +245,8 @@ def prepare(
     space = space.at(resolution if resolution is not None else space.resolutions[-1])
     target = resolve_target(target_text, threads, on_event)
     unit = _unit(target)
+    if tuning_logs.exists() and not tuning_logs.is_dir():
+        raise UsageError(f"--tuning-logs {tuning_logs} is no folder", hint="name one, or none")
     chosen = choose_device(device, target, allow_network=allow_network, on_event=on_event)
     if ir == "relay":
         require_relay(target, chosen)

@@ -78,6 +78,7 @@ def ship(
     else:
         contents = supernet_contents(arch, supernet)
     graph = operator_graph(arch)
+    cost = totals(graph)
     expected = contents.subnet.run(contents.sample)
     with tempfile.TemporaryDirectory(prefix="ofatvm-ship-") as folder:
         model = Path(folder) / "model.so"
@@ -102,6 +103,7 @@ def ship(
                 model,
                 contents,
                 setup.target,
+                macs=cost.macs,
                 seed=seed,
                 ir=setup.ir,
                 supernet=supernet,
@@ -115,7 +117,6 @@ def ship(
                 contents, supernet, model if proof.here else None, setup.target.threads, setup.ir
             )
             agreement = examined.agreement or agreement
-        cost = totals(graph)
         manifest = Manifest(
             arch=arch.encode(),
             space=arch.space.name,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.arch import Arch, ArchSpace
+from ofatvm.arch import Arch, ArchSpace, leaning
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.supernet.evaluate import Exam, evaluate
 
@@ -48,14 +48,10 @@ def table_archs(space: ArchSpace, count: int, seed: int) -> tuple[list[Arch], np
 
 def _leaning(space: ArchSpace, rng: np.random.Generator) -> Arch:
     share = rng.uniform()
-
-    def drawn(choices: Sequence[int], size: int) -> list[int]:
-        return [choices[i] for i in rng.binomial(len(choices) - 1, share, size)]
-
     return space.arch(
-        drawn(space.kernels, space.blocks),
-        drawn(space.expands, space.blocks),
-        drawn(space.depths, len(space.stages)),
+        leaning(rng, share, space.kernels, space.blocks),
+        leaning(rng, share, space.expands, space.blocks),
+        leaning(rng, share, space.depths, len(space.stages)),
     )
 
 

@@ -19,7 +19,7 @@ from ofatvm.data import ArrayImages, Dataset, Images
 from ofatvm.errors import CheckpointError, DatasetError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import intended_name, remove_leftovers
-from ofatvm.lock import lock_folder
+from ofatvm.lock import LOCK, lock_folder
 from ofatvm.measurement import now
 from ofatvm.pipeline.table import examined, table_archs, table_csv
 from ofatvm.predict.accuracy import AccuracyModel
@@ -34,6 +34,7 @@ from ofatvm.supernet.folder import (
     CARD,
     EVALUATION,
     FILE_NAME,
+    SAMPLE_NAME,
     WEIGHTS,
     SupernetFolder,
     packed_images,
@@ -43,6 +44,7 @@ from ofatvm.supernet.net import Supernet
 from ofatvm.supernet.processes import joined
 from ofatvm.supernet.recipe import RunConfig
 from ofatvm.supernet.train import Trained, run_key, train
+from ofatvm.supernet.training_state import FILE_NAME as STATE
 
 CALIBRATION_IMAGES = 2000
 EVALUATION_IMAGES = 10_000
@@ -188,17 +190,31 @@ def _check_texts(dataset: Dataset, leaving: Leaving) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that holds something else than a training or a supernet."""
+    """Refuse a folder that holds something else than a training or a supernet.
+
+    Picture folders often have a `training` and a `samples` of their own, so that these count by
+    what is in them.
+    """
     if any(path.exists() and not path.is_dir() for path in (out, *out.absolute().parents)):
         raise CheckpointError(f"{out} cannot be a folder", hint="give another --out")
     known = {WORK, SAMPLES, FILE_NAME, WEIGHTS, ACCURACY_MODEL, ACCURACY_TABLE}
     known |= {CALIBRATION, EVALUATION, CARD}
     found = {intended_name(path.name) for path in out.iterdir()} if out.exists() else set()
-    if found and (not found & {WORK, FILE_NAME} or found - known):
-        odd = sorted(found - known)[:1] or sorted(found)[:1]
+    odd = found - known if found & {WORK, FILE_NAME} else found
+    inside = {intended_name(path.name) for path in _entries(out / WORK)}
+    odd |= {f"{WORK}/{name}" for name in inside - {STATE, WEIGHTS, TABLE, LOCK}}
+    samples = {f"{SAMPLES}/{intended_name(path.name)}" for path in _entries(out / SAMPLES)}
+    odd |= {name for name in samples if not SAMPLE_NAME.fullmatch(name)}
+    if FILE_NAME not in found and STATE not in inside:
+        odd |= found - {WORK}  # a training leaves no more before its first checkpoint
+    if odd:
         raise CheckpointError(
-            f"{out} holds something else than a supernet: {odd[0]}", hint="give another --out"
+            f"{out} holds something else than a supernet: {min(odd)}", hint="give another --out"
         )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def make_exam(dataset: Dataset, space: ArchSpace, seed: int) -> Exam:

@@ -223,7 +223,8 @@ def write_supernet(folder: SupernetFolder, contents: Mapping[str, bytes]) -> Sup
     """
     (folder.path / FILE_NAME).unlink(missing_ok=True)
     for old in (folder.path / "samples").glob("*.png"):
-        old.unlink()
+        if SAMPLE_NAME.fullmatch(f"samples/{old.name}"):
+            old.unlink()
     for name, data in contents.items():
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         replace_file(folder.path / name, data)

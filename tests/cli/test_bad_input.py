@@ -37,6 +37,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.pth").write_text("<html>not found</html>")
     (folder / "latin.txt").write_bytes(ARCH.encode() + b"\n\xe9t\xe9\n")
     (folder / "third.txt").write_text(f"# mine\n{ARCH}\n{ARCH}x\n{ARCH}\n")
+    (folder / "two.txt").write_text(f"{ARCH}\n{ARCH}\n")
+    (folder / "nested.toml").write_text(f"kind = 'llvm'\n[{'.'.join(['host'] * 2000)}]\n")
     (folder / "comments.txt").write_text("# nothing\n\n")
     (folder / "bad.toml").write_text("kind = ")
     (folder / "odd.toml").write_text("kind = 'llvm'\nmcu = 'x'\n")
@@ -108,6 +110,15 @@ cases(
     (target('{"kind": "llvm", "color": "red"}'), "color"),
     (target('{"kind": "llvm", "mattr": "avx"}'), "mattr"),
     (target("[" * 5000), "unknown target"),
+    (target("{}/nested.toml"), "no host of its own"),
+    (target("llvm -mcpu=native"), "no CPU 'native'"),
+    (target("llvm -mcpu=CORTEX-A72"), "no CPU 'CORTEX-A72'"),
+    (target("llvm -mcpu=cörtex"), "mcpu holds an unexpected character"),
+    (target("raspberry-pi-4 -num-cores=2"), "takes no options, got '-num-cores=2'"),
+    (target("llvm -mtriple=x86_64-linux-gnu -mcpu=cortex-a72"), "no CPU of x86_64-linux-gnu"),
+    (("describe", ARCH, "-mcpu=cortex-a72", "--target", "llvm"), "-mcpu=cortex-a72 is an option"),
+    (("describe", ARCH, "--target", "llvm", "--threads", "1", "-mcpu=a"), "-mcpu=a is an option"),
+    (("describe", ARCH, "--tuning-logs", "{}/file"), "is no folder"),
     (target('{"kind":' * 5000), "JSON"),
     (target("{}/bad.toml"), "TOML"),
     (target("{}/odd.toml"), "mcu"),
@@ -127,6 +138,11 @@ cases(
     (("profile", "--count", "0"), "count"),
     (("profile", "--seed", "-1"), "seed"),
     (("profile", "--count", "1e3"), "count"),
+    (("evaluate", "--count", "10000000"), "1 to 10000"),
+    (search("--latency-ms", "1" * 20_000 + "x"), "latency-ms"),
+    (search("--latency-ms", "1" * 100_000), "latency-ms"),
+    (("tune", "--time-budget", "1" * 20_000 + "x"), "time"),
+    (("tune", "--time-budget", "1h" * 20_000), "time"),
     *(
         (search(option, value), option)
         for option in ("--latency-ms", "--macs", "--size-mb", "--peak-memory-mb", "--min-accuracy")
@@ -195,6 +211,7 @@ cases(
     (("profile", "--target", "x86-64-v2", "--file", "{}/third.txt"), "third.txt, line 3"),
     (("profile", "--target", "x86-64-v2", "--file", "{}/empty"), "no architecture"),
     (("compile", "--arch", "garbage"), "not an architecture"),
+    (("compile", "--arch", "{}/two.txt"), "holds 2"),
     (("compile", "--arch", "{"), "JSON"),
 )
 cases(

@@ -75,8 +75,10 @@ def test_a_check_of_other_threads(ofatvm: Ofatvm, stage: Stage) -> None:
         (("serve", "--key", "pi4", "--bind", "0.0.0.0"), 2, "ssh -L"),
         (("serve", "--key", "pi4", "--tracker", "pi.local:9190"), 2, "ssh -L"),
         (("serve", "--key", "pi4", "--threads", "0"), 2, "--threads"),
+        (("serve", "--key", "pi4", "--bind", "a b", "--allow-network"), 2, "'a b' is no host"),
         (("serve", "--key", "pi4", "--port", "70000"), 2, "--port"),
         (("serve",), 2, "--key"),
+        ((), 2, "Missing command"),
         (("frobnicate",), 2, "frobnicate"),
     ],
 )

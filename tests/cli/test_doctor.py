@@ -55,6 +55,21 @@ def test_a_wrong_version_is_exit_5(
     assert (found[0]["status"], found[0]["found"]) == ("missing", version)
 
 
+def test_llvm_mca_is_found_by_the_name_that_debian_gives_it(
+    ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def found() -> str:
+        checks = ofatvm("doctor", "--json").json["checks"]
+        [check] = [check for check in checks if check["name"] == "llvm-mca"]
+        return str(check["found"])
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found() == "none"
+    for name in ("llvm-mca-9", "llvm-mca-16", "llvm-mca-19"):
+        (tmp_path / name).touch(mode=0o755)
+    assert found() == str(tmp_path / "llvm-mca-19")
+
+
 def test_a_missing_package_is_exit_5(ofatvm: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.version
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,33 @@ def test_options_that_do_not_go_together_are_exit_2(
     assert (answer.code, answer.out) == (2, "")
     assert named in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_nothing_but_an_older_page_is_written_over(ofatvm: Ofatvm, searched: Path) -> None:
+    before = (searched / "store.db").read_bytes()
+    pipe = searched / "pipe.html"
+    os.mkfifo(pipe)
+    (searched / "notes.html").write_text("my notes")
+    for name in ("store.db", "pipe.html", "notes.html", "none/page.html", "store.db/page.html"):
+        answer = ofatvm("report", "--workspace", searched, "--out", searched / name)
+        assert (answer.code, answer.out) == (2, ""), name
+        assert f"--out {searched / name} is" in answer.err
+        assert len(answer.err.splitlines()) == 1
+    assert (searched / "store.db").read_bytes() == before
+    assert pipe.is_fifo()
+    assert (searched / "notes.html").read_text() == "my notes"
+    for _ in range(2):
+        assert ofatvm("report", "--workspace", searched).code == 0
+
+
+def test_a_workspace_whose_name_is_no_text_has_a_page_too(
+    ofatvm: Ofatvm, searched: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"ws\xff")
+    odd.mkdir()
+    (searched / "store.db").rename(odd / "store.db")
+    assert ofatvm("report", "--workspace", odd).code == 0
+    assert "ws\\udcff" in (odd / "report.html").read_text()
 
 
 def test_an_outcome_that_makes_no_sense_is_one_line(ofatvm: Ofatvm, searched: Path) -> None:

@@ -218,6 +218,9 @@ def test_this_machine(ofatvm: Ofatvm) -> None:
         (("show", "llvm -mcpu=znver99"), "LLVM knows no CPU 'znver99'"),
         (("show", "{}"), None),
         (("show", "llvm", "-mcpu=cortex-a27"), "the nearest name is cortex-a7"),
+        (("show", "llvm", "-mcpu=CORTEX-A72"), "the nearest name is cortex-a72"),
+        (("show", "llvm", "-mcpu=native"), "this machine's CPU is --target host"),
+        (("show", "llvm -mtriple=x86_64-linux-gnu -mcpu=cortex-a72"), "it needs -mtriple=aarch64"),
         (("show", "llvm", "-mcp=x"), "cannot read '-mcp=x'"),
         (("show", "llvm", "-mcpu=sm_87"), "a GPU is cuda -arch=sm_87"),
         (("show", "llvm", "-mcpu=bcm2711"), "`ofatvm targets list` shows boards and their CPUs"),
@@ -248,3 +251,18 @@ def test_bad_words_are_exit_2(ofatvm: Ofatvm, words: tuple[str, ...], line: str 
 
 def test_a_missing_file_is_exit_5(ofatvm: Ofatvm) -> None:
     assert ofatvm("targets", "show", "no/such.toml").code == 5
+
+
+def test_a_check_of_what_has_no_hint_keeps_its_table(ofatvm: Ofatvm) -> None:
+    answer = ofatvm("targets", "check", "x86-64-v2", "llvm -num-cores=0", "--json")
+    assert answer.code == 2
+    good, bad = answer.json["targets"]
+    assert good["result"] == "ok"
+    assert "num-cores must be" in bad["result"]
+
+
+def test_a_target_file_may_begin_with_a_byte_order_mark(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfmcpu = 'x86-64-v2'\n")
+    assert ofatvm("targets", "show", tmp_path / "mine.toml", "--json").json["target"]["name"] == (
+        "mine"
+    )

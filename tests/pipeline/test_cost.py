@@ -235,6 +235,7 @@ def test_no_ledger_is_a_missing_input(desk: Desk) -> None:
         lambda text: "[" * 100_000,
         lambda text: "{}",
         lambda text: text.replace('"trials": ', '"trials": NaN, "x": '),
+        lambda text: text.replace('"trials": ', '"trials": 1e999, "x": '),
         lambda text: text.replace('"trials": ', '"tries": '),
     ],
 )

@@ -121,10 +121,12 @@ def test_the_code_is_run_under_qemu_when_made_and_when_verified(
     assert data["emulator"].startswith("qemu-aarch64 ")
     assert data["emulator"].endswith(", CPU cortex-a72")
     made = data["manifest_verified"]
-    assert made["images"] == 25
+    many = data["manifest_agreement"]["images"]
+    assert 20 < many <= 1000, "a small network is run on many images"
+    assert made["images"] == 5 + many
     assert made["max_error"] <= 1e-4
     assert made["how"] == f"by main.cc under {data['emulator']}"
-    assert data["manifest_agreement"] == {"images": 20, "same_class_percent": 100.0}
+    assert data["manifest_agreement"]["same_class_percent"] == 100.0
     text = ofatvm("verify", emulated, "-q")
     assert text.out.rstrip().endswith(f"verified under {data['emulator']}")
 

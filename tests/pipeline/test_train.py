@@ -71,8 +71,31 @@ def test_a_training_that_was_cut_at_once_goes_on(tmp_path):
     check_out(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["training/cats/1.png", "samples/mine.png", "README.md"],
+        ["training/1.png"],
+        ["training/.lock", "README.md"],
+        ["training/training.safetensors", "samples/mine.png"],
+        ["supernet.json", "samples/mine.png"],
+    ],
+)
+def test_pictures_that_look_like_a_training_are_left_alone(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="holds something else"):
+        check_out(tmp_path)
+
+
 def test_what_a_kill_left_half_written_is_no_hindrance(tmp_path):
     (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "training.safetensors").touch()
+    (tmp_path / "training" / ".lock").touch()
+    (tmp_path / "training" / ".table.jsonl.4242").touch()
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "00-0.png").touch()
     (tmp_path / ".weights.safetensors.4242").touch()
     check_out(tmp_path)
     (tmp_path / ".diary.txt.4242").touch()

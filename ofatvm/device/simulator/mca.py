@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from ofatvm.device.simulator.cache import cache_errors
 from ofatvm.device.simulator.mix import classify
 from ofatvm.device.simulator.tools import Tools, run
 from ofatvm.errors import CompileError
@@ -51,7 +52,7 @@ class BlockCosts:
         key = f"{tools.version} {triple} {cpu}".encode() + source
         self._path = folder / f"blocks-{hashlib.sha256(key).hexdigest()[:12]}.sqlite"
         self._known: dict[bytes, BlockCost] = {}
-        with closing(self._open()) as database:
+        with cache_errors(self._path), closing(self._open()) as database:
             for code, cycles, mix in database.execute("select code, cycles, mix from blocks"):
                 self._known[code] = BlockCost(cycles, json.loads(mix))
 
@@ -61,7 +62,7 @@ class BlockCosts:
         if new:
             found = self._ask(list(new.items()))
             rows = [(code, cost.cycles, json.dumps(cost.mix)) for code, cost in found.items()]
-            with closing(self._open()) as database, database:
+            with cache_errors(self._path), closing(self._open()) as database, database:
                 database.executemany("insert or ignore into blocks values (?, ?, ?)", rows)
             self._known |= found
         return [self._known[code] for code, _ in blocks]

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+from ofatvm.device.simulator.cache import cache_errors
 from ofatvm.device.simulator.cost import StepCost
 
 
@@ -19,7 +20,7 @@ class Results:
         """The file is `results.sqlite` in the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "results.sqlite"
-        with closing(self._open()) as database:
+        with cache_errors(self._path), closing(self._open()) as database:
             database.execute("pragma journal_mode=wal")
             database.execute(
                 "create table if not exists results (key text primary key, costs text)"
@@ -27,7 +28,7 @@ class Results:
 
     def get(self, keys: Sequence[str]) -> dict[str, list[StepCost]]:
         """The costs of those keys that are known."""
-        with closing(self._open()) as database:
+        with cache_errors(self._path), closing(self._open()) as database:
             rows = [
                 database.execute("select key, costs from results where key = ?", (key,)).fetchone()
                 for key in keys
@@ -37,7 +38,7 @@ class Results:
     def put(self, found: Mapping[str, Sequence[StepCost]]) -> None:
         """Keep costs; they are on disk when this returns."""
         rows = [(key, json.dumps([asdict(cost) for cost in costs])) for key, costs in found.items()]
-        with closing(self._open()) as database, database:
+        with cache_errors(self._path), closing(self._open()) as database, database:
             database.executemany("insert or replace into results values (?, ?)", rows)
 
     def _open(self) -> sqlite3.Connection:

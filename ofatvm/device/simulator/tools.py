@@ -32,7 +32,8 @@ _ZIG = {
     "arm": "arm-linux-musleabihf",
     "riscv64": "riscv64-linux-musl",
 }
-_LLVM_VERSIONS = range(14, 40)
+MCA_NAMES = (*(f"llvm-mca-{version}" for version in reversed(range(14, 40))), "llvm-mca")
+"""Names of llvm-mca, the newest first, as Debian installs them."""
 WAYS_ON = "apt-get install qemu-user llvm, or measure on a board: --device rpc://HOST:PORT/KEY"
 
 
@@ -109,8 +110,8 @@ def _llvm(triple: str, cpu: str) -> tuple[Path, Path]:
     Models get better with time: LLVM 14 still gives Zen 3 half of its multiply-adds a cycle.
     """
     found = False
-    for suffix in (*(f"-{version}" for version in reversed(_LLVM_VERSIONS)), ""):
-        mca, mc = shutil.which(f"llvm-mca{suffix}"), shutil.which(f"llvm-mc{suffix}")
+    for name in MCA_NAMES:
+        mca, mc = shutil.which(name), shutil.which(name.replace("llvm-mca", "llvm-mc"))
         if mca and mc:
             found = True
             if cpu in _cpus(mca, triple):
