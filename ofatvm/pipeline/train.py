@@ -202,7 +202,7 @@ def check_out(out: Path) -> None:
     found = {intended_name(path.name) for path in out.iterdir()} if out.exists() else set()
     odd = found - known if found & {WORK, FILE_NAME} else found
     inside = {intended_name(path.name) for path in _entries(out / WORK)}
-    odd |= {f"{WORK}/{name}" for name in inside - {STATE, WEIGHTS, TABLE, LOCK}}
+    odd |= {f"{WORK}/{name}" for name in inside - {STATE, WEIGHTS, TABLE, ACCURACY_MODEL, LOCK}}
     samples = {f"{SAMPLES}/{intended_name(path.name)}" for path in _entries(out / SAMPLES)}
     odd |= {name for name in samples if not SAMPLE_NAME.fullmatch(name)}
     if FILE_NAME not in found and STATE not in inside:
