@@ -30,7 +30,7 @@ LAYERS = [
     {"errors"},
     {
         *("arch", "elf", "events", "files", "graph", "lock", "machine", "measurement", "paths"),
-        *("road", "spaces", "target", "target_text"),
+        *("road", "signals", "spaces", "target", "target_text"),
     },
     {
         "bundle",

@@ -188,8 +188,7 @@ def describe(target: Target) -> dict[str, Any]:
 def holds_records(name: str) -> bool:
     """Whether tuning records of that name ship with ofatvm."""
     from ofatvm.tuning.journal import JOURNAL_FILE
-    from ofatvm.tuning.traces import TRACES_FILE
 
     folder: Path = data_dir("tuning_logs") / name
-    journals = [folder / file for file in (JOURNAL_FILE, TRACES_FILE)]
+    journals = [folder / JOURNAL_FILE, *folder.glob("traces-*.jsonl")]
     return any(file.is_file() and file.stat().st_size > 0 for file in journals)

@@ -10,7 +10,7 @@ import click
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, SEED, SHARE, PositiveNumber, WholeNumber
 from ofatvm.cli.render import Result, pairs, seconds_text
-from ofatvm.errors import BudgetError
+from ofatvm.errors import BudgetError, UsageError
 
 EPILOG = """Interrupted, even by kill -9, the same command continues. Several processes train
 together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
@@ -116,6 +116,7 @@ def command(
         crop=crop,
     )
     check_out(out)
+    _check_apart(out, data, test_path)
     if subnets < fewest_subnets(base):
         raise BudgetError(
             f"--subnets must be at least {fewest_subnets(base)} for {base.name}, got {subnets}"
@@ -133,6 +134,10 @@ def command(
     space = space_for(base, classes=len(dataset.classes), in_channels=dataset.channels)
     test = dataset.test
     if test_path is not None:
+        if test is None and Path(test_path).resolve() == Path(data).resolve():
+            raise UsageError(
+                f"--test {test_path} is what it trains on", hint="name pictures of their own"
+            )
         test = load_images(
             Path(test_path),
             classes=dataset.classes,
@@ -175,3 +180,18 @@ def command(
         {"supernet": str(out), "space": space.name, "figures": dict(figures)},
         lambda width: pairs(facts),
     )
+
+
+def _check_apart(out: Path, data: str, test: str | None) -> None:
+    """UsageError if the supernet would lie among class folders, as one of them."""
+    from ofatvm.data.folder import subfolders
+
+    places = (out.resolve(), *out.resolve().parents)
+    for option, given in (("--data", data), ("--test", test)):
+        if given is None or Path(given).resolve() not in places[1:]:
+            continue
+        if any(folder.resolve() not in places for folder in subfolders(Path(given))):
+            raise UsageError(
+                f"--out {out} lies among the class folders of {option} {given}",
+                hint="give a folder beside them",
+            )

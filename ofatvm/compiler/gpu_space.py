@@ -27,6 +27,8 @@ DEFAULT = ""
 MAX_TRACE = 1 << 18
 POPULATION = 64
 GENERATIONS = 2
+AT_RANDOM = 0.15
+"""Of a batch, the share that no model chooses; TVM's own share of a batch of eight is none."""
 SYNCHRONOUS = "sm_75"
 """From sm_80 on MetaSchedule's tiling copies asynchronously; other rules ask for limits only."""
 _INTRINSICS = "tvm.s_tir.tensor_intrin"
@@ -56,6 +58,7 @@ def tune_context(
             population_size=POPULATION,
             init_min_unmeasured=POPULATION // 4,
             genetic_num_iters=GENERATIONS,
+            eps_greedy=AT_RANDOM,
         ),
         task_name=workload.key,
         rand_state=seed % (2**31 - 2) + 1,
@@ -75,7 +78,10 @@ def check_trace(text: Any) -> str:
     if not isinstance(text, str) or len(text) > MAX_TRACE:
         raise TypeError("a trace is text")
     if text != DEFAULT:
-        instructions, decisions = json.loads(text)
+        try:
+            instructions, decisions = json.loads(text)
+        except RecursionError:
+            raise ValueError("a trace of brackets") from None
         if not isinstance(instructions, list) or not isinstance(decisions, list):
             raise TypeError("a trace is two lists")
     return text

@@ -88,6 +88,13 @@ def read_folder(path: Path) -> FolderParts:
     if not subfolders(path / "train"):
         classes, paths, labels = class_folders(path)
         return FolderParts(classes, {"train": (paths, labels)})
+    known = {"train", "test", *VAL_NAMES}
+    for other in subfolders(path):
+        if other.name not in known and images_below(other):
+            raise DatasetError(
+                f"{path} has a folder train with classes, and beside it {other.name}",
+                hint="parts of a set are named train, val and test; move the others elsewhere",
+            )
     names = [name for name in VAL_NAMES if subfolders(path / name)]
     if len(names) > 1:
         raise DatasetError(f"{path} has several validation parts: {', '.join(names)}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
 
 DIED = "the worker process died"
+KILLED = "took too long and was killed"
 LOST = (ChildProcessError, EOFError, struct.error, pickle.UnpicklingError)
 """What a pool raises when its child is gone, be it in the middle of an answer."""
 
@@ -60,7 +61,7 @@ def outcome(job: Any, what: str, *, apart: bool = False) -> tuple[Any, str]:
     try:
         return job.result(), ""
     except TimeoutError:
-        return None, f"{what}: took too long and was killed"
+        return None, f"{what}: {KILLED}"
     except LOST:
         if apart:
             raise DeviceError(f"{what}: the worker died", hint="is memory short?") from None

@@ -271,9 +271,9 @@ class BoardPool:
             try:
                 self._check(slot)
             except CallError as trouble:
-                self._note(slot, trouble)
-                return ""
-            return error.text
+                self._trouble = f"{slot.board}: {trouble.text}"
+            else:
+                return error.text
         board, key = slot.board, slot.key
         slot.drop()
         if not self._back(slot, board):
@@ -282,7 +282,8 @@ class BoardPool:
             broke = self._broke.setdefault(number, set())
             broke.add(board)
             return error.text if len(broke) > 1 else ""
-        if "ends" not in slot.described:
+        # What a GPU was asked to do wrong ends its session, and the board is well in the next.
+        if error.trouble == "error" or "ends" not in slot.described:
             return error.text
         end = str(slot.described["ends"].get(key, ""))
         if end.startswith("crashed"):

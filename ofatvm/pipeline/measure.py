@@ -261,10 +261,12 @@ def _fastest(found: dict[Arch, Measurement]) -> str:
     return f"fastest {min(times):.3g} ms" if times else ""
 
 
-def require_some(measurements: Sequence[Measurement]) -> None:
-    """Raise MeasurementError if every measurement failed."""
-    if measurements and all(m.error for m in measurements):
+def require_some(measurements: Sequence[Measurement], least: int = 1) -> None:
+    """Raise MeasurementError if fewer than `least` measurements succeeded and one failed."""
+    errors = [m.error for m in measurements if m.error]
+    if errors and len(measurements) - len(errors) < least:
+        which = "all" if len(errors) == len(measurements) else f"{len(errors)} of"
         raise MeasurementError(
-            f"all {len(measurements)} measurements failed, the first: {measurements[0].error}",
+            f"{which} {len(measurements)} measurements failed, the first: {errors[0]}",
             hint="see `ofatvm doctor`",
         )

@@ -38,11 +38,15 @@ class Point:
 
 
 def pick(points: Sequence[Point], budget: Budget) -> Point:
-    """The most accurate point under a budget; without one, the knee of the front.
+    """The most accurate point within upper limits, the fastest where only an accuracy is asked for.
 
-    The knee is the point farthest above the line between the front's two ends.
+    Without a budget it is the knee of the front, the point farthest above the line between its two
+    ends. All `points` meet the budget.
     """
-    if budget.limits() or len(points) < 3:
+    limits = budget.limits()
+    if limits.keys() == {"min_accuracy"}:
+        return min(points, key=lambda point: (point.latency_ms, -point.accuracy_percent))
+    if limits or len(points) < 3:
         return max(points, key=lambda point: (point.accuracy_percent, -point.latency_ms))
     x = np.array([point.latency_ms for point in points])
     y = np.array([point.accuracy_percent for point in points])

@@ -26,7 +26,7 @@ from ofatvm.pipeline.point import Point, pick
 from ofatvm.pipeline.search_state import SearchConfig, SearchState
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
-from ofatvm.predict.latency import LatencyModel
+from ofatvm.predict.latency import MIN_SAMPLES, LatencyModel
 from ofatvm.predict.report import ErrorReport, error_report
 from ofatvm.report.outcome import Forecast
 from ofatvm.search.budget import Budget
@@ -98,7 +98,7 @@ def search(
     run.kernel_ms = known_times(setup, store, device, on_event=on_event)
     first = run.sample()
     measurements = run.measure(first, "search")
-    require_some(measurements)
+    require_some(measurements, MIN_SAMPLES)
     run.found = dict(zip(first, measurements, strict=True))
     # The corner that volumes are counted from stays where the first sample puts it.
     corner = _corner(run)

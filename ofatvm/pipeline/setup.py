@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -25,6 +24,7 @@ from ofatvm.measurement import Kind
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.device_choice import SIMULATED, choose_device, require_relay
 from ofatvm.road import Ir
+from ofatvm.signals import end_with_parent
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
 
@@ -44,7 +44,6 @@ CALIBRATION = (
     Workload("depthwise", (112, 112, 48), (112, 112, 48), kernel=3, activation="relu"),
 )
 TUNING_LOGS = Path("tuning_logs")
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def _relay_pool() -> RelayPool:
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it however it ends (Linux)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
 
 def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -12,8 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ofatvm.errors import OfatvmError
-
-PR_SET_PDEATHSIG = 1
+from ofatvm.signals import end_with_parent
 
 
 def main() -> None:
@@ -25,12 +24,11 @@ def main() -> None:
     goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     os.environ["TOPHUB_LOCATION"] = "NONE"  # no tuned logs are downloaded
     with contextlib.suppress(EOFError, OSError), Connection(int(sys.argv[1])) as connection:
         while True:
-            function, arguments = connection.recv()
-            connection.send(_answer(function, arguments))
+            connection.send(_answer(connection))
 
 
 def begin(initialise: Callable[[int], None] | None, threads: int) -> None:
@@ -41,8 +39,11 @@ def begin(initialise: Callable[[int], None] | None, threads: int) -> None:
         initialise(threads)
 
 
-def _answer(function: Any, arguments: Any) -> tuple[str, Any]:
+def _answer(connection: Connection) -> tuple[str, Any]:
+    """What comes of the next call; reading it imports what it needs."""
+    message = connection.recv_bytes()
     try:
+        function, arguments = pickle.loads(message)
         return "value", function(*arguments)
     except OfatvmError as error:
         return "ours", (type(error).__name__, error.message, error.hint)

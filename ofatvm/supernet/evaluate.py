@@ -18,6 +18,7 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import Images, eval_batches
 from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.signals import end_with_parent
 from ofatvm.supernet.calibrate import recalibrated
 from ofatvm.supernet.checkpoint import load_weights
 from ofatvm.supernet.images import Normaliser
@@ -109,6 +110,7 @@ _WORKER: dict[str, tuple[Supernet, Exam]] = {}
 def _start(weights: Path, space: ArchSpace, exam: Exam) -> None:
     """Load the weights once a worker process, which uses one thread and leaves Ctrl-C alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     torch.set_num_threads(1)
     keep_memory()
     _WORKER["exam"] = (load_weights(weights, space), exam)

@@ -42,6 +42,7 @@ CALIBRATION, EVALUATION, CARD = "calibration.npz", "evaluation.npz", "README.md"
 DEFAULT_SUPERNET = "fashion-mnist"
 MAX_JSON_BYTES = 4 << 20
 MAX_IMAGES_BYTES = 256 << 20
+PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLE_NAME = re.compile(r"samples/(\d{1,6})-\d{1,3}\.png")
 _KEYS = {
     *("schema", "kind", "name", "space", "classes", "mean", "std"),
@@ -95,6 +96,9 @@ class SupernetFolder:
             match = SAMPLE_NAME.fullmatch(name)
             if match and int(match[1]) < len(self.classes):
                 self._checked(name, MAX_JSON_BYTES)
+                with (self.path / name).open("rb") as file:
+                    if file.read(len(PNG)) != PNG:
+                        raise CheckpointError(f"{self.path / name} is no PNG", hint="remove it")
                 found.append((self.path / name, self.classes[int(match[1])]))
         return found
 

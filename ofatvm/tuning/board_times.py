@@ -34,8 +34,9 @@ class _Candidate:
 class BoardTimes:
     """Times candidates on the boards of a pool.
 
-    Times are normalised by a reference's best on the same board. A candidate that fails is tried
-    once more; only then it has failed. What boards do is nobody's trial: DeviceError.
+    Times are brought to one scale by a reference that runs beside them: to its best on the first
+    board, so that it does not matter which of several boards a candidate ran on. One that fails is
+    tried once more; only then it has failed. What boards do is nobody's trial: DeviceError.
     """
 
     def __init__(self, boards: BoardPool) -> None:
@@ -82,7 +83,8 @@ class BoardTimes:
             self._best[found.board] = min(best, reference_s)
             slowdown = reference_s / self._best[found.board]
             if slowdown < candidate.slowdown:
-                candidate.samples = tuple(sample / max(1.0, slowdown) for sample in samples)
+                scale = next(iter(self._best.values())) / reference_s
+                candidate.samples = tuple(sample * scale for sample in samples)
                 candidate.slowdown = slowdown
             if candidate.tries == 1 and slowdown > DISTURBED:
                 self.disturbed += 1

@@ -72,7 +72,11 @@ class Builders:
             self._built += 1
             path = self.folder / f"k{self._built}.so"
             futures.append((path, self._pool.submit(function, *job, str(path))))
-        errors = [outcome(future, "build")[1] for _, future in futures]
+        try:
+            errors = [outcome(future, "build")[1] for _, future in futures]
+        finally:
+            for _, future in futures:
+                future.cancel()  # after an error or an interrupt, what nobody waits for
         return [
             (None if error else path, error)
             for (path, _), error in zip(futures, errors, strict=True)

@@ -11,7 +11,7 @@ from ofatvm.events import Event, Progress
 from ofatvm.tuning.journal import FINAL, Trial, TrialFile
 from ofatvm.tuning.workers import Bench, Timing
 
-FINALISTS = 4
+FINALISTS, ROUNDS = 4, 2
 C = TypeVar("C")
 
 
@@ -19,20 +19,14 @@ def confirm(
     defaults: Sequence[tuple[Workload, C]],
     bench: Bench[C],
     journal: TrialFile[C],
-    deadline: float,
     on_event: Callable[[Event], None],
 ) -> None:
-    """Measure what has trials but no closing measurement of its best; `defaults`: the schedules.
-
-    Stops at `deadline`, by the monotonic clock.
-    """
+    """Measure what has trials but no closing measurement of its best; `defaults`: the schedules."""
     chosen = [(w, finalists(journal, w, default)) for w, default in defaults]
     chosen = [(workload, configs) for workload, configs in chosen if configs]
     for number, (workload, configs) in enumerate(chosen):
-        if time.monotonic() > deadline:
-            return
         samples: dict[C, tuple[float, ...]] = {}
-        for _ in range(2):
+        for _ in range(ROUNDS):
             jobs = [(workload, config) for config in configs]
             for config, (seconds, _) in zip(configs, bench.measure(jobs, Timing()), strict=True):
                 samples[config] = samples.get(config, ()) + seconds
@@ -44,6 +38,29 @@ def confirm(
             ]
         )
         on_event(Progress("confirm", number + 1, len(chosen), workload.key))
+
+
+class Clock:
+    """A time budget for trials that leaves room for their closing measurement."""
+
+    def __init__(self, budget_s: float) -> None:
+        """The time begins now."""
+        self._started = time.monotonic()
+        self._budget_s = budget_s
+        self._trials = 0
+        self._workloads: set[str] = set()
+
+    def tried(self, workload: Workload, trials: int) -> None:
+        """Count trials of this run."""
+        self._trials += trials
+        self._workloads.add(workload.key)
+
+    @property
+    def over(self) -> bool:
+        """Whether no more trials may be started: what they took tells what the closing takes."""
+        spent = time.monotonic() - self._started
+        closing = len(self._workloads) * ROUNDS * FINALISTS * spent / max(self._trials, 1)
+        return spent + closing > self._budget_s
 
 
 def finalists(journal: TrialFile[C], workload: Workload, default: C) -> list[C]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from ofatvm.compiler.gpu import build_gpu_kernel
 from ofatvm.compiler.gpu_space import DEFAULT
 from ofatvm.compiler.plan import Workload
+from ofatvm.device.children import DIED, KILLED
 from ofatvm.device.gpu_visit import GpuSpec, kernel_reference_s, time_gpu_kernel
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
@@ -88,7 +89,23 @@ class GpuBench:
     ) -> list[tuple[tuple[float, ...], str]]:
         """See `Bench.measure`: all are built side by side, then timed on every board at once."""
         timed = [partial(self._job, workload, timing) for workload, _ in jobs]
-        return self._times.take(self._build(jobs), timed)
+        built = self._build(jobs)
+        for place, (_, error) in enumerate(built):
+            if error.endswith((DIED, KILLED)):
+                [built[place]] = self._build([jobs[place]])  # alone, on a machine less busy
+        if any(path is None for path, _ in built):
+            self._prove_builders()
+        return self._times.take(built, timed)
+
+    def _prove_builders(self) -> None:
+        """CompileError if the reference kernel does not build any more: nobody's trial."""
+        [(path, error)] = self._build([(REFERENCE, DEFAULT)])
+        if path is None:
+            raise CompileError(
+                f"not even the reference kernel builds any more: {error}",
+                hint="is the disk full, or memory short? The same command continues",
+            )
+        path.unlink()
 
     def _build(self, jobs: Sequence[tuple[Workload, str]]) -> list[tuple[Path | None, str]]:
         return self._builders.build(
@@ -106,7 +123,7 @@ class GpuBench:
 def build_candidate(workload: Workload, trace: str, target: Target, path: str) -> None:
     """Link one candidate, see `build_gpu_kernel`; what nvcc refuses is the candidate's fault.
 
-    Were nvcc at fault, the reference kernel would not have built.
+    Were nvcc at fault, the reference kernel would not build either.
     """
     try:
         build_gpu_kernel(workload, trace, target, path)

@@ -11,7 +11,9 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ofatvm.compiler.gpu_schedule import bound_nests
@@ -19,8 +21,9 @@ from ofatvm.compiler.gpu_space import DEFAULT, replayed, trace_text, tune_contex
 from ofatvm.compiler.plan import Workload
 from ofatvm.errors import RecordError
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
+from ofatvm.signals import held_back
 from ofatvm.target import Target
-from ofatvm.tuning.confirm import confirm
+from ofatvm.tuning.confirm import Clock, confirm
 from ofatvm.tuning.journal import Trial
 from ofatvm.tuning.traces import TraceJournal
 from ofatvm.tuning.tune import GIVE_UP, STAGE, TuningSummary
@@ -56,9 +59,10 @@ def tune_gpu(
     from tvm.s_tir import meta_schedule as ms
 
     started = time.monotonic()
-    deadline = started + time_budget_s
     before = sum(map(len, journal.trials.values()))
-    model = ms.cost_model.XGBModel(num_warmup_samples=WARM_UP_SAMPLES)
+    search = _Search(
+        ms.cost_model.XGBModel(num_warmup_samples=WARM_UP_SAMPLES), Clock(time_budget_s)
+    )
     tasks = [_Task(use.workload, target, journal, trials_per_workload, seed) for use in uses]
     on_event(
         StageStarted(
@@ -66,16 +70,19 @@ def tune_gpu(
         )
     )
     with bench:
+        for task in tasks:
+            if task.trials and any(task.done < trials_per_workload for task in tasks):
+                task.recall(search, on_event)
         for ceiling in range(BATCH, trials_per_workload + BATCH, BATCH):
             for task in tasks:
                 count = min(ceiling, trials_per_workload) - task.done
-                if count <= 0 or task.exhausted or time.monotonic() > deadline:
+                if count <= 0 or not task.open or search.clock.over:
                     continue
-                task.measure(count, model, bench, on_event)
+                task.measure(count, search, bench, on_event)
                 done = sum(task.counted for task in tasks)
                 on_event(Progress(STAGE, done, trials_per_workload * len(tasks), task.workload.key))
         defaults = [(task.workload, DEFAULT) for task in tasks]
-        confirm(defaults, bench, journal, deadline, on_event)
+        confirm(defaults, bench, journal, on_event)
     trials = sum(map(len, journal.trials.values()))
     summary = TuningSummary(
         workloads=len(tasks),
@@ -89,6 +96,14 @@ def tune_gpu(
     )
     on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
     return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What all workloads of a run share."""
+
+    model: CostModel
+    clock: Clock
 
 
 class _Task:
@@ -108,6 +123,8 @@ class _Task:
         self.limit = limit
         self.seed = seed
         self.exhausted = False
+        self.broken = False
+        self._waiting: dict[str, Any] = {}
         self._context: TuneContext | None = None
         self._database: Any = None
         self._entry: Any = None
@@ -121,57 +138,71 @@ class _Task:
         return len({trial.config for trial in self.trials})
 
     @property
+    def open(self) -> bool:
+        """Whether there may be more schedules to try."""
+        return not self.exhausted and not self.broken
+
+    @property
     def counted(self) -> int:
         """Trials as the budget counts them: a space that is used up needs no more."""
         return self.limit if self.exhausted else min(self.done, self.limit)
 
     def measure(
-        self, count: int, model: CostModel, bench: Bench[str], on_event: Callable[[Event], None]
+        self, count: int, search: _Search, bench: Bench[str], on_event: Callable[[Event], None]
     ) -> None:
         """Measure up to `count` schedules that were not tried yet."""
         wanted = count
         if DEFAULT not in {trial.config for trial in self.trials}:
-            self._try([DEFAULT], bench)
+            self._try([DEFAULT], bench, search.clock)
             wanted -= 1
-        while wanted > 0 and not self.exhausted:
-            found = self._candidates(model, on_event)
-            # The last batch may be larger than what is left of the budget.
-            found = dict(list(found.items())[:wanted])
+        while wanted > 0 and self.open and not search.clock.over:
+            self._draw(wanted, search, on_event)
+            found = dict(list(self._waiting.items())[:wanted])
             if not found:
                 return
-            self._try(list(found), bench)
-            self._learn(found, model)
+            for trace in found:
+                del self._waiting[trace]
+            self._try(list(found), bench, search.clock)
+            self._learn(found, search.model)
             wanted -= len(found)
 
-    def _candidates(self, model: CostModel, on_event: Callable[[Event], None]) -> dict[str, Any]:
-        """The search's next candidates by their traces, without what was tried; none at its end."""
-        try:
-            context = self._context or self._begin(model)
-            while True:
-                batch = context.generate_measure_candidates()
-                if not batch:
+    def recall(self, search: _Search, on_event: Callable[[Event], None]) -> None:
+        """Let the search and the model know the journal's trials."""
+        with self._told_if_broken(on_event), held_back():
+            self._begin(search.model)
+
+    def _draw(self, wanted: int, search: _Search, on_event: Callable[[Event], None]) -> None:
+        """Have `wanted` of the search's candidates waiting, fewer at its end."""
+        with self._told_if_broken(on_event):
+            tried = {trial.config for trial in self.trials}
+            while len(self._waiting) < wanted and not search.clock.over:
+                with held_back():
+                    context = self._context or self._begin(search.model)
+                    batch = context.generate_measure_candidates()
+                if batch is None:
                     self.exhausted = True
-                    return {}
-                tried = {trial.config for trial in self.trials}
-                traces = {trace_text(candidate.sch): candidate for candidate in batch}
-                found = {
-                    trace: candidate
-                    for trace, candidate in traces.items()
-                    if trace not in tried and self._is_kernel(candidate)
-                }
-                if found:
-                    return found
-                self._tell(dict.fromkeys(traces.values(), FAILED_S))
+                    return
+                # Of results the search takes nothing but their number; it learns from the database.
+                self._tell(list(batch))
+                for candidate in batch:
+                    trace = trace_text(candidate.sch)
+                    if trace not in tried and self._is_kernel(candidate):
+                        self._waiting[trace] = candidate
+
+    @contextmanager
+    def _told_if_broken(self, on_event: Callable[[Event], None]) -> Iterator[None]:
+        """What breaks in MetaSchedule ends the search of this workload, and not the others'."""
+        try:
+            yield
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
-            self.exhausted = True
+            self.broken = True
             on_event(
                 Notice(
                     "warning",
-                    f"MetaSchedule has no more schedules for {self.workload.key}: {text[-1][:160]}",
+                    f"MetaSchedule's search for {self.workload.key} broke: {text[-1][:160]}",
                 )
             )
-            return {}
 
     def _begin(self, model: CostModel) -> TuneContext:
         """Start the search where the journal ends: with its trials known to it and to the model."""
@@ -211,7 +242,7 @@ class _Task:
     def _is_kernel(self, candidate: Any) -> bool:
         return self.target.kind != "cuda" or bound_nests(candidate.sch.mod["main"]) == 1
 
-    def _try(self, traces: Sequence[str], bench: Bench[str]) -> None:
+    def _try(self, traces: Sequence[str], bench: Bench[str], clock: Clock) -> None:
         best = min((trial.cost for trial in self.trials), default=math.inf)
         timing = Timing(best_s=best, give_up=GIVE_UP)
         measured = bench.measure([(self.workload, trace) for trace in traces], timing)
@@ -221,13 +252,14 @@ class _Task:
                 for trace, (seconds, error) in zip(traces, measured, strict=True)
             ]
         )
+        clock.tried(self.workload, len(traces))
 
     def _learn(self, found: dict[str, Any], model: CostModel) -> None:
         costs = {trial.config: trial.cost for trial in self.trials}
         seconds = {candidate: min(costs[trace], FAILED_S) for trace, candidate in found.items()}
         self._commit(seconds)
-        self._tell(seconds)
-        self._update(model, seconds)
+        with held_back():
+            self._update(model, seconds)
 
     def _commit(self, seconds: dict[Any, float]) -> None:
         """What the search takes its parents from."""
@@ -242,10 +274,11 @@ class _Task:
                 )
             )
 
-    def _tell(self, seconds: dict[Any, float]) -> None:
-        """Hand the search the results of its last batch."""
+    def _tell(self, candidates: list[Any]) -> None:
+        """Tell the search that its last batch is done with."""
         assert self._context is not None
-        self._context.notify_runner_results(list(seconds), _results(seconds))
+        results = _results(dict.fromkeys(candidates, FAILED_S))
+        self._context.notify_runner_results(candidates, results)
 
     def _update(self, model: CostModel, seconds: dict[Any, float]) -> None:
         assert self._context is not None

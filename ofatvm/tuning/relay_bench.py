@@ -137,19 +137,16 @@ class RelayBench:
 
     def build(self, candidates: Sequence[Candidate]) -> list[tuple[Path | None, str]]:
         """Build all side by side; each one's program, or None and the error."""
-        jobs: list[tuple[Path, Candidate, Future[Any]]] = []
+        jobs: list[tuple[Path, Candidate, KernelJob, Future[Any]]] = []
         for candidate in candidates:
             self._count += 1
             path = Path(self._folder.name) / f"k{self._count}.so"
             job = KernelJob(candidate.workload, candidate.config, path.stem, str(path))
-            future = self.pool.submit(
-                compile_kernels, [job], self.target.to_dict(), self.blocking, self._linker
-            )
-            jobs.append((path, candidate, future))
+            jobs.append((path, candidate, job, self._submit(job)))
         built: list[tuple[Path | None, str]] = []
-        for path, candidate, future in jobs:
+        for path, candidate, job, future in jobs:
             try:
-                future.result()
+                self._finish(job, future)
             except (RelayError, TimeoutError) as error:
                 built.append((None, f"build: {error}"))
                 continue
@@ -159,6 +156,29 @@ class RelayBench:
             program.write_text(json.dumps({"kernels": [path.name], "graph": graph}))
             built.append((program, ""))
         return built
+
+    def _submit(self, job: KernelJob) -> Future[Any]:
+        return self.pool.submit(
+            compile_kernels, [job], self.target.to_dict(), self.blocking, self._linker
+        )
+
+    def _finish(self, job: KernelJob, future: Future[Any]) -> None:
+        """Wait for a build; one whose builder died is tried again.
+
+        DeviceError if it dies again, and so does one of the reference kernel: nobody's trial.
+        """
+        with contextlib.suppress(RelayDiedError):
+            future.result()
+            return
+        try:
+            self._submit(job).result()
+        except RelayDiedError as died:
+            proof = Path(job.path).with_name("reference.so")
+            try:
+                self._submit(KernelJob(REFERENCE, "", proof.stem, str(proof))).result()
+            except RelayError:
+                raise dead_machine(died) from None
+            raise
 
     def _run(self, path: Path, timing: Timing) -> tuple[float | None, str]:
         for attempt in range(RETRIES):

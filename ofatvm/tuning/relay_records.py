@@ -24,6 +24,8 @@ from ofatvm.tuning.records import Records, look_up
 FOLDER, LOG = "relay", "autotvm.log"
 MAX_LINE = 1 << 16
 MAX_ENTITIES = 16
+KINDS = {"tile_ic": "sp", "tile_oc": "sp", "tile_ow": "sp", "tile_oh": "ot", "unroll_kw": "ot"}
+"""What the templates make of each name: a split, or one of several values."""
 CONFIRMED = 3
 """Times that a config is timed, in all, where it was among its task's fastest."""
 
@@ -142,6 +144,10 @@ def fits(trial: RelayTrial, blocking: Blocking) -> bool:
     """Whether a config is a point of its template, and cuts tensors as they are cut."""
     most = extents(trial.key)
     entities = json.loads(trial.config)
+    if any(kind != KINDS.get(name, kind) for name, kind, _ in entities):
+        return False
+    if len({name for name, _, _ in entities}) < len(entities):
+        return False
     tiles = {name: size if kind == "ot" else size[-1] for name, kind, size in entities}
     return (
         tiles.keys() == most.keys()

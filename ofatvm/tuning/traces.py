@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ofatvm.compiler import primfunc
 from ofatvm.compiler.gpu_space import DEFAULT, check_trace, replayed
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.primfunc import workload_module
@@ -14,7 +17,9 @@ from ofatvm.target import Target
 from ofatvm.tuning.journal import Trial, TrialFile
 from ofatvm.tuning.records import Entry, Records, look_up, write_records
 
-TRACES_FILE = "traces.jsonl"
+_CODE = Path(primfunc.__file__).read_bytes() + metadata.version("apache-tvm").encode()
+TRACES_FILE = f"traces-{hashlib.sha256(_CODE).hexdigest()[:8]}.jsonl"
+"""Traces name the blocks of `primfunc` and the steps of one TVM: those of others are left alone."""
 
 
 class TraceJournal(TrialFile[str]):

@@ -17,7 +17,7 @@ from ofatvm.compiler.space import VectorUnit, default_config, features, schedule
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
-from ofatvm.tuning.confirm import confirm
+from ofatvm.tuning.confirm import Clock, confirm
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.siblings import SEEDS, SIBLING_WEIGHT, Lessons, Sibling, seeds
 from ofatvm.tuning.workers import Bench, Timing, Workers
@@ -74,7 +74,7 @@ def tune(
     Candidates run on the `bench`; without one, on this machine.
     """
     started = time.monotonic()
-    deadline = started + time_budget_s
+    clock = Clock(time_budget_s)
     before = sum(len(trials) for trials in journal.trials.values())
     states = [_State(use.workload, unit, journal, trials_per_workload, siblings) for use in uses]
     used = tuple(siblings) if any(state.done < state.limit for state in states) else ()
@@ -89,9 +89,10 @@ def tune(
         for ceiling in _ceilings(max((state.limit for state in states), default=0), bool(used)):
             for state in states:
                 count = min(ceiling, state.limit) - state.done
-                if count <= 0 or time.monotonic() > deadline:
+                if count <= 0 or clock.over:
                     continue
                 _measure_batch(state, model, workers, journal, count, seed)
+                clock.tried(state.workload, count)
                 fresh += count
                 if fresh >= REFIT_EVERY:
                     fresh = _refit(model, states, lessons)
@@ -100,7 +101,7 @@ def tune(
             if used and fresh and any(state.done < state.limit for state in states):
                 fresh = _refit(model, states, lessons)
         defaults = [(state.workload, state.space[state.default]) for state in states]
-        confirm(defaults, workers, journal, deadline, on_event)
+        confirm(defaults, workers, journal, on_event)
     summary = TuningSummary(
         workloads=len(states),
         complete=sum(state.done >= state.limit for state in states),

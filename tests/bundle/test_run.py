@@ -124,12 +124,20 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
+def floats() -> bytes:
+    buffer = BytesIO()
+    Image.new("F", (20, 20)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("none.png", None, "error: cannot read the image"),
         ("text.png", b"hello", "is not an image that Pillow reads"),
         ("empty.png", b"", "is not an image that Pillow reads"),
+        ("program.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        ("float.tiff", floats(), "floating-point"),
         ("cut.png", png((300, 300))[:120], "error: cannot read the image"),
         ("bomb.png", bomb(), "exceeds limit"),
     ],

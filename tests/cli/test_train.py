@@ -129,6 +129,25 @@ def test_bad_values_are_one_line_before_any_training(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_supernet_is_not_put_among_class_folders(ofatvm: Run, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    for option in ("--data", "--test"):
+        given = ["--data", "nowhere", option, tmp_path]
+        answer = ofatvm("train", *given, "--out", tmp_path / "mine")
+        assert (answer.code, answer.out) == (2, "")
+        assert f"lies among the class folders of {option}" in answer.err
+        assert len(answer.err.strip().splitlines()) == 1
+
+
+def test_a_test_set_is_not_what_was_trained_on(ofatvm: Run, pictures: Path, tmp_path: Path) -> None:
+    data = pictures / "test.npz"
+    answer = ofatvm(*words(pictures, tmp_path / "out", "--data", data, "--test", data))
+    assert answer.code == 2
+    assert "is what it trains on" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(
     ofatvm: Run, pictures: Path, tmp_path: Path
 ) -> None:

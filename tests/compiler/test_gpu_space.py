@@ -83,7 +83,7 @@ def test_a_trace_that_is_none_of_the_workload_is_one_line() -> None:
 
 @pytest.mark.parametrize("wrong", ["{", "[]", "[1, 2]", "3", '["a", "b"]', 7, None, "[" * 100_000])
 def test_what_cannot_be_a_trace_is_refused(wrong: Any) -> None:
-    with pytest.raises((ValueError, TypeError, RecursionError)):
+    with pytest.raises((ValueError, TypeError)):
         check_trace(wrong)
     assert check_trace(DEFAULT) == DEFAULT
 

@@ -72,6 +72,17 @@ def test_train_alone_has_a_part_held_out_and_test_stays_apart(tmp_path: Path) ->
     assert len(dataset.test) == 3
 
 
+@pytest.mark.parametrize("name", ["bus", "Val"])
+def test_what_is_no_part_beside_train_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    write_classes(tmp_path / "train", CATS_AND_DOGS)
+    write_classes(tmp_path / name, CATS_AND_DOGS)
+    with pytest.raises(DatasetError, match=f"beside it {name}"):
+        load_dataset(tmp_path, size=8)
+    for path in sorted((tmp_path / name).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert load_dataset(tmp_path, size=8).classes == ("cat", "dog")
+
+
 def test_train_may_be_the_name_of_a_class(tmp_path: Path) -> None:
     dataset = load_dataset(write_classes(tmp_path, {"bus": 4, "train": 4}), size=8)
     assert dataset.classes == ("bus", "train")
@@ -230,14 +241,15 @@ def test_a_damaged_image_is_named_at_load(tmp_path: Path, memory_bytes: int) -> 
         FolderImages((broken,), np.zeros(1, int), 3, 8).verified()
 
 
-def test_a_truncated_jpeg_is_named_when_it_is_decoded(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_is_named_before_training(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, CATS_AND_DOGS)
     broken = write_image(folder / "dog" / "x.jpg", noise(64, 64, 3))
     broken.write_bytes(broken.read_bytes()[:-400])
     with pytest.raises(DatasetError, match=r"x\.jpg cannot be decoded: .*truncated"):
         load_dataset(folder, size=8)
     lazy = FolderImages((broken,), np.zeros(1, int), 3, 8)
-    assert lazy.verified() is lazy
+    with pytest.raises(DatasetError, match=r"x\.jpg cannot be decoded: .*truncated"):
+        lazy.verified()
     batches = train_batches(
         lazy, batch=1, epoch=0, seed=0, sizes_of_step=lambda step: (8,), augment=Augment()
     )

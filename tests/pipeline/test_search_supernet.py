@@ -115,6 +115,28 @@ def test_a_minimum_is_met_by_measuring(run: Search, measured_as: Any) -> None:
     assert run(wanted).pick.accuracy_percent >= top1[-1]
 
 
+def test_a_minimum_alone_picks_the_fastest_that_reaches_it(run: Search, measured_as: Any) -> None:
+    measured_as(lambda arch: 90.0 + sum(arch.depths) / 10)
+    result = run(Budget(min_accuracy=90.5))
+    assert len(result.front) > 1
+    assert result.pick == min(result.front, key=lambda point: point.latency_ms)
+    assert result.pick.accuracy_percent >= 90.5
+
+
+def test_where_the_finalists_are_a_hair_too_low_the_next_best_are_measured(
+    run: Search, measured_as: Any
+) -> None:
+    asked: list[Arch] = []
+
+    def hair(arch: Arch) -> float:
+        asked.append(arch)
+        return 84.9 if len(set(asked)) <= CONFIG.finalists + 1 else 85.1
+
+    measured_as(hair)
+    result = run(Budget(min_accuracy=85.0))
+    assert result.pick.accuracy_percent == 85.1
+
+
 def test_a_minimum_that_is_predicted_and_not_measured_is_infeasible(
     run: Search, measured_as: Any
 ) -> None:

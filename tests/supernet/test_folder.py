@@ -1,4 +1,6 @@
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ofatvm.supernet.folder import (
     CALIBRATION,
     EVALUATION,
     FILE_NAME,
+    PNG,
     WEIGHTS,
     SupernetFolder,
     find_supernet,
@@ -41,7 +44,7 @@ def make(path):
             WEIGHTS: b"weights",
             CALIBRATION: packed_images(PIXELS, LABELS),
             EVALUATION: packed_images(PIXELS, LABELS),
-            "samples/01-0.png": b"picture",
+            "samples/01-0.png": PNG + b"picture",
         },
     )
 
@@ -131,3 +134,14 @@ def test_damage_to_the_description_is_one_error(tmp_path_factory, data):
     except OfatvmError as error:
         message = error.message
     assert "\n" not in message
+
+
+def test_a_sample_that_is_no_png_is_refused(tmp_path):
+    found = make(tmp_path)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0"
+    (tmp_path / "samples/01-0.png").write_bytes(eps)
+    other = replace(
+        found, files={**found.files, "samples/01-0.png": hashlib.sha256(eps).hexdigest()}
+    )
+    with pytest.raises(CheckpointError, match=r"01-0\.png is no PNG"):
+        other.samples()

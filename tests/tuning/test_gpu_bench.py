@@ -10,7 +10,7 @@ import pytest
 from ofatvm.compiler.gpu_space import DEFAULT
 from ofatvm.compiler.plan import Workload
 from ofatvm.device.rpc_address import RpcAddress
-from ofatvm.errors import DeviceError
+from ofatvm.errors import CompileError, DeviceError
 from ofatvm.tuning.gpu_bench import GpuBench
 from ofatvm.tuning.gpu_tune import tune_gpu
 from ofatvm.tuning.traces import TraceJournal
@@ -73,3 +73,14 @@ def test_a_board_without_a_gpu_is_said(stage: Stage) -> None:
 def test_no_tracker_is_known_before_anything_is_built() -> None:
     with pytest.raises(DeviceError), bench(RpcAddress("127.0.0.1", free_port(), "orin")):
         pass
+
+
+def test_builders_that_fail_are_no_candidates_fault(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(stage.address) as boards:
+        monkeypatch.setattr(
+            boards._builders, "build", lambda _, jobs: [(None, "build: No space left")] * len(jobs)
+        )
+        with pytest.raises(CompileError, match="not even the reference kernel builds"):
+            boards.measure([(SMALL, DEFAULT)], QUICK)

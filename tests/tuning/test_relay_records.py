@@ -242,6 +242,9 @@ def test_a_lone_surrogate_is_damage() -> None:
         json.loads(config(0)),
         json.loads(config(8)),
         [*json.loads(config(7))[:3], ["tile_oh", "ot", 0]],
+        [*json.loads(config(7))[:3], ["tile_oh", "sp", [-1, 1]]],
+        [*json.loads(config(7))[:2], ["tile_ow", "ot", 7], *json.loads(config(7))[3:]],
+        [*json.loads(config(7)), json.loads(config(7))[0]],
         [*json.loads(config(7))[:3], ["tile_oh", "sp", [-1, 99]]],
     ],
 )

@@ -23,16 +23,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
+# Other plugins of Pillow start programs, or open what a picture names.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def main() -> None:
     """Read the command line, run the network, print the most likely classes."""
     parser = argparse.ArgumentParser(description="Classify an image with the network in model.so.")
-    parser.add_argument("image", type=Path, help="any image file that Pillow reads")
+    parser.add_argument("image", type=Path, help="a BMP, GIF, JPEG, PNG, PPM, TIFF or WebP")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default 5)")
     options = parser.parse_args()
     if options.top < 1:
         fail(f"--top must be at least 1, got {options.top}", 2)
+    with contextlib.suppress(AttributeError):  # a class may have a name that a terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     manifest = read_manifest()
     check_machine(manifest)
     try:
@@ -98,7 +102,11 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
 
     warnings.simplefilter("error", image_module.DecompressionBombWarning)
     try:
-        with image_module.open(path) as opened:
+        image_module.init()
+        formats = [name for name in FORMATS if name in image_module.OPEN]
+        with image_module.open(path, formats=formats) as opened:
+            if opened.mode == "F":
+                raise ValueError("it holds floating-point numbers")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # of 16 bits the upper 8 count, as in training
                 levels = np.asarray(image).astype(np.int64) >> 8
@@ -108,14 +116,7 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
             image = image.convert(steps["channels"])
     except UnidentifiedImageError:
         fail(f"{path} is not an image that Pillow reads", 2)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        image_module.DecompressionBombWarning,
-        image_module.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         fail(f"cannot read the image {path}: {error}", 2)
     # Only the centre is used: of an absurdly long image, the rest goes before it takes memory.
     longest = 8 * min(image.size)
@@ -151,7 +152,7 @@ def load_network(manifest: dict[str, Any]) -> Any:
     on_gpu = manifest["target"]["options"]["kind"] == "cuda"
     try:
         runtime = RelayRuntime() if manifest["ir"] == "relay" else Runtime(on_gpu)
-    except (ImportError, OSError, AttributeError) as error:
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
         fail(f"no TVM runtime: {error} (pip install {needed})", 5)
     if isinstance(runtime, Runtime) and on_gpu and not runtime.has_gpu():
         fail("this network needs an NVIDIA GPU, its driver and TVM's CUDA runtime; none is here", 4)

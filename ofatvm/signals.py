@@ -1,0 +1,37 @@
+"""Signals between processes: ending with a parent, and holding interrupts back for a while."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HELD = (signal.SIGINT, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when the one that started it ends, however it does (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let an interrupt or a request to end wait until the block is left; main thread only.
+
+    TVM runs Python's handlers in its callbacks, and makes what they raise an error of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: seen.append(got)) for number in HELD}
+    try:
+        yield
+    finally:
+        for held, handler in before.items():
+            signal.signal(held, handler)
+        for number in seen[:1]:
+            signal.raise_signal(number)
