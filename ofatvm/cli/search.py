@@ -59,6 +59,7 @@ def command(
     fresh: bool,
 ) -> Result:
     """Search, then ship the pick."""
+    from ofatvm.bundle.write import check_destination
     from ofatvm.pipeline.describe import accuracy_model
     from ofatvm.pipeline.devices import open_device
     from ofatvm.pipeline.outcome import outcome_of
@@ -79,6 +80,9 @@ def command(
     ):
         accuracy = accuracy_model(setup.space, source.supernet)
         key = search_key(setup, budget, config, source.supernet)
+        name = bundle_name(key, source.weights)
+        place = out or run.workspace / "bundles" / name
+        check_destination(place, replace=True)
         with open_device(setup, store, on_event=run.on_event) as opened:
             found = search(
                 setup,
@@ -91,11 +95,10 @@ def command(
                 fresh=fresh,
                 on_event=run.on_event,
             )
-        name = bundle_name(key, source.weights)
         bundle = ship(
             setup,
             found.pick.arch,
-            out or run.workspace / "bundles" / name,
+            place,
             weights=source.weights,
             seed=seed,
             supernet=source.supernet,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -106,7 +108,7 @@ def programs_for(
     setup: Setup, archs: Sequence[Arch], *, folder: Path | None = None
 ) -> list[Program]:
     """Programs for measuring, built in the setup's worker processes, where the device needs it."""
-    folder = folder or setup.workspace / "programs" / setup.target.fingerprint
+    folder = folder or _own_folder(setup.workspace / "programs" / setup.target.fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     if setup.gpu:
         return gpu_programs(setup, archs, folder)
@@ -124,6 +126,17 @@ def programs_for(
             continue
         jobs.append(setup.executor.submit(build_program, graph, used, setup.target, path))
     return programs + built(jobs)
+
+
+def _own_folder(parent: Path) -> Path:
+    """This process's folder below `parent`: another's search deletes what it has measured.
+
+    Those of processes that are gone go.
+    """
+    for old in parent.glob("*"):
+        if old.name.isdecimal() and not Path(f"/proc/{old.name}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return parent / str(os.getpid())
 
 
 def measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ def render(report: Report) -> str:
 
 
 def _section(outcome: Outcome) -> Section:
-    models = [("ofatvm", outcome.latency_model), *outcome.latency_baselines.items()]
+    # Its interval is as wide as these errors ask for: only forecasts can tell whether it holds.
+    fitted = replace(outcome.latency_model, coverage=None)
+    models = [("ofatvm", fitted), *outcome.latency_baselines.items()]
     if outcome.forecast is not None:
         models.append(("ofatvm, predicted beforehand", outcome.forecast))
     return Section(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ofatvm.bundle import write
 from ofatvm.cli import shipped as shipping
 from ofatvm.pipeline import devices, search_state, setup, ship
 from ofatvm.predict import latency
@@ -63,6 +64,8 @@ def pretend(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(devices, "open_device", open_device)
     monkeypatch.setattr(ship, "ship", shipped)
     monkeypatch.setattr(ship, "shipped_facts", facts)
+    # What the pretended ship leaves is no bundle.
+    monkeypatch.setattr(write, "check_destination", lambda out, replace: None)
     monkeypatch.setattr(shipping, "_is_for_here", lambda model: True)
     monkeypatch.setattr(latency, "FEATURE_PENALTIES", (300.0,))
     monkeypatch.setattr(latency, "BLOCK_PENALTIES", (30.0,))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.relay_env import RelayDiedError, RelayPool, RelayProcess
 from ofatvm.errors import DeviceError
 from ofatvm.relay.blocks import Blocking
+from ofatvm.relay.build import KernelJob
 from ofatvm.relay.space import CUT, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.tuning.relay_bench import Candidate, RelayBench
@@ -140,3 +142,30 @@ def test_kill_9_loses_no_trial_and_the_same_command_goes_on(tmp_path: Path) -> N
     answer = json.loads(done.stdout)
     assert log.read_bytes().startswith(kept)
     assert answer["trials"] == len(kept.splitlines()) + answer["new_trials"]
+
+
+def test_a_builder_that_dies_is_no_configs_fault(pool: RelayPool, tmp_path: Path) -> None:
+    job = KernelJob(WORKLOAD, "", "k", str(tmp_path / "k.so"))
+    bench = RelayBench(TARGET, BLOCKING, pool)
+    submitted: list[str] = []
+
+    def submit(outcomes: list[Exception | None]) -> None:
+        def give(job: KernelJob) -> Future[Any]:
+            submitted.append(job.symbol)
+            future: Future[Any] = Future()
+            outcome = outcomes.pop(0)
+            future.set_exception(outcome) if outcome else future.set_result(None)
+            return future
+
+        bench._submit = give  # type: ignore[method-assign]
+
+    died = RelayDiedError("the process died")
+    submit([died, None])
+    bench._finish(job, bench._submit(job))
+    submit([died, died, None])
+    with pytest.raises(RelayDiedError):
+        bench._finish(job, bench._submit(job))
+    submit([died, died, died])
+    with pytest.raises(DeviceError, match="not even the reference kernel"):
+        bench._finish(job, bench._submit(job))
+    assert submitted == ["k", "k", "k", "k", "reference", "k", "k", "reference"]
