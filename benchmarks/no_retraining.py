@@ -5,7 +5,7 @@ statistics recalibrated; and each is trained alone from scratch, with as many ep
 supernet's training had, on the same images with the same recipe. Both are examined on test images
 that no choice depended on, and on the images that training held out, which are more, but decided
 between recipes. Cost is said in MACs of training (a backward pass counts as two forward
-passes), which depends on no machine, and in CPU-seconds of this one.
+passes), which depends on no machine, and in time.
 
 It takes about an hour on two cores. What was interrupted continues at its last epoch. With
 --alone-from the networks trained alone are those of an earlier result, which has kept what each of
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from train_alone import alone_phase, train_alone
 
-from ofatvm.arch import Arch, ArchSpace
+from ofatvm.arch import Arch, ArchSpace, leaning
 from ofatvm.data import load_dataset, load_images, steps_per_epoch
 from ofatvm.files import replace_file
 from ofatvm.graph import operator_graph, totals
@@ -61,15 +61,11 @@ def five_subnets(space: ArchSpace) -> list[Arch]:
     resolutions = [space.resolutions[i * (len(space.resolutions) - 1) // 4] for i in range(5)]
     rng = np.random.default_rng(23)
     sizes = [0, 0.25, 0.5, 0.75, 1]
-
-    def drawn(choices: tuple[int, ...], size: int, share: float) -> list[int]:
-        return [choices[i] for i in rng.binomial(len(choices) - 1, share, size)]
-
     return [
         space.arch(
-            drawn(space.kernels, space.blocks, share),
-            drawn(space.expands, space.blocks, share),
-            drawn(space.depths, len(space.stages), share),
+            leaning(rng, share, space.kernels, space.blocks),
+            leaning(rng, share, space.expands, space.blocks),
+            leaning(rng, share, space.depths, len(space.stages)),
             resolution,
         )
         for share, resolution in zip(sizes, resolutions, strict=True)
@@ -264,6 +260,7 @@ def main() -> None:
         "alone_from": None if options.alone_from is None else options.alone_from.name,
         "supernet_training_macs": whole,
         "supernet_wall_seconds": folder.training["seconds"],
+        "supernet_machine": folder.training["machine"],
         "subnets": rows,
         "alone_over_supernet_macs": sum(row["alone_training_macs"] for row in rows) / whole,
     }
@@ -291,6 +288,12 @@ def table(result: dict[str, Any]) -> str:
         "MACs; the five alone, at least as many epochs each: "
         f"{result['alone_over_supernet_macs']:.2f} times that. {result['test_images']} test "
         f"and {result['held_out_images']} held-out images; +- is half a 95 % interval over images."
+    )
+    alone_s = sum(row["alone_cpu_seconds"] for row in result["subnets"])
+    lines.append(
+        f"In time: the five alone {alone_s:,.0f} CPU-seconds; the supernet "
+        f"{result['supernet_wall_seconds']:,.0f} s by the clock on {result['supernet_machine']}, "
+        "which need not be the same machine."
     )
     return "\n".join(lines)
 
