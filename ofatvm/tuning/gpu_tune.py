@@ -140,12 +140,13 @@ class _Task:
     @property
     def open(self) -> bool:
         """Whether there may be more schedules to try."""
-        return not self.exhausted and not self.broken
+        return bool(self._waiting) or not (self.exhausted or self.broken)
 
     @property
     def counted(self) -> int:
         """Trials as the budget counts them: a space that is used up needs no more."""
-        return self.limit if self.exhausted else min(self.done, self.limit)
+        used_up = self.exhausted and not self._waiting
+        return self.limit if used_up else min(self.done, self.limit)
 
     def measure(
         self, count: int, search: _Search, bench: Bench[str], on_event: Callable[[Event], None]
@@ -175,6 +176,8 @@ class _Task:
         """Have `wanted` of the search's candidates waiting, fewer at its end."""
         with self._told_if_broken(on_event):
             tried = {trial.config for trial in self.trials}
+            if self.exhausted or self.broken:
+                return
             while len(self._waiting) < wanted and not search.clock.over:
                 with held_back():
                     context = self._context or self._begin(search.model)
