@@ -34,7 +34,11 @@ COLUMNS = (
 @click.option("--macs", type=MACS, help="Multiply-accumulates at most, as 300M.")
 @click.option("--size-mb", type=SIZE_MB, help="Weights at most, in 10^6 bytes.")
 @click.option("--peak-memory-mb", type=SIZE_MB, help="Peak activation memory at most.")
-@click.option("--min-accuracy", type=ACCURACY, help="Top-1 at least, in percent.")
+@click.option(
+    "--min-accuracy",
+    type=ACCURACY,
+    help="Top-1 at least, in percent; alone, the pick is the fastest that reaches it.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Supernet weights file.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: in the workspace]"
