@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ofatvm.arch import Arch, ArchSpace, leaning
+from ofatvm.arch import Arch, ArchSpace
 from ofatvm.errors import BudgetError
 
 MAX_EPOCHS = 10_000
@@ -31,9 +31,7 @@ class Phase:
     are trained as well. All subnets of a step stand at one resolution, drawn at random; with
     `resolutions` "each" the largest stands at the highest and every other at one of its own. A
     teacher "largest" is the largest network as the first phase left it; "in place" is the largest
-    network of the same step. `epochs` include the warm-up. `leaning` more subnets stand at the
-    lowest resolution; their choices lean together towards small or large, as those of a budget's
-    best subnets do and those drawn one by one hardly ever do.
+    network of the same step. `epochs` include the warm-up.
     """
 
     name: str
@@ -48,7 +46,6 @@ class Phase:
     teacher: Teacher = "largest"
     sort_channels: bool = False
     resolutions: Literal["step", "each"] = "step"
-    leaning: int = 0
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` epochs: linear warm-up, then half a cosine down to zero."""
@@ -70,7 +67,6 @@ class Phase:
             return int(rng.choice(space.resolutions)) if each else common
 
         drawn = [self._draw(space, rng, resolution()) for _ in range(self.subnets)]
-        drawn += [self._lean(space, rng, space.resolutions[0]) for _ in range(self.leaning)]
         if not self.ends:
             return tuple(drawn)
         smallest = space.uniform(
@@ -86,15 +82,6 @@ class Phase:
             rng.choice(space.kernels[-self.kernels :], space.blocks).tolist(),
             rng.choice(space.expands[-self.expands :], space.blocks).tolist(),
             rng.choice(space.depths[-self.depths :], len(space.stages)).tolist(),
-            resolution,
-        )
-
-    def _lean(self, space: ArchSpace, rng: np.random.Generator, resolution: int) -> Arch:
-        share = rng.uniform()
-        return space.arch(
-            leaning(rng, share, space.kernels[-self.kernels :], space.blocks),
-            leaning(rng, share, space.expands[-self.expands :], space.blocks),
-            leaning(rng, share, space.depths[-self.depths :], len(space.stages)),
             resolution,
         )
 
@@ -138,15 +125,11 @@ class RunConfig:
 
     def digest(self) -> str:
         """A name for this configuration: a run continues only under the same one."""
-        value = asdict(self)
-        for phase in value["phases"]:
-            if not phase["leaning"]:  # newer than other runs that may be continued
-                del phase["leaning"]
-        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase, ...]:
-    """One phase with everything open: largest, smallest and four random subnets in each step.
+    """One phase with everything open: largest, smallest and two random subnets in each step.
 
     The largest sees the images at the highest resolution, as in BigNAS (section 3.2), so that the
     teacher is the best there is.
@@ -160,11 +143,10 @@ def sandwich(space: ArchSpace, epochs: int, learning_rate: float) -> tuple[Phase
             kernels=len(space.kernels),
             expands=len(space.expands),
             depths=len(space.depths),
-            subnets=3,
+            subnets=2,
             ends=True,
             teacher="in place",
             resolutions="each",
-            leaning=1,
         ),
     )
 
