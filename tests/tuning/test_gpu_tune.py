@@ -144,8 +144,13 @@ def test_an_interrupt_while_tvm_searches_ends_the_run(
         return context(*words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gpu_tune, "tune_context", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, Board(steady), 4, POINTWISE)
+    # Other tests of this process may leave interrupts to their parent.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Board(steady), 4, POINTWISE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(TraceJournal.read(tmp_path).trials[POINTWISE.key]) == 1
 
 
