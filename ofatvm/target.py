@@ -208,7 +208,7 @@ def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[st
     if tags is not None and "/" in text:
         options = options_of_tvm(tags(text), tags)
         return "" if "mcpu" in options else text.rsplit("/", 1)[1], options
-    if words[0] in ("host", *known) or _is_path(words[0]):
+    if len(words) > 1 and (words[0] in ("host", *known) or _is_path(words[0])):
         raise TargetError(
             f"{words[0][-60:]!r} takes no options, got {words[1][:60]!r}",
             hint="give --threads, or the whole target as in 'llvm -mcpu=cortex-a72 -num-cores=4'",

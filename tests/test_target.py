@@ -263,6 +263,8 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         parse_target("x86-64-v9")
     assert "x86-64-v9" in caught.value.message
     assert "x86-64-v4" in caught.value.hint
+    with pytest.raises(TargetError, match="unknown target 'host'"):
+        parse_target("host")  # which only this machine's own CPU can answer
     with pytest.raises(TargetError) as caught:
         parse_target("qqqq")
     assert "`ofatvm targets` lists names" in caught.value.hint
