@@ -89,11 +89,8 @@ class Wanted:
         )
 
 
-def setup_options(*, devices: bool = True) -> Callable[[Body], Body]:
-    """Add the options to a command, whose body gets them as `wanted`.
-
-    Without `devices` there are none of --device, --allow-network and --ir.
-    """
+def setup_options() -> Callable[[Body], Body]:
+    """Add the options to a command, whose body gets them as `wanted`."""
 
     def decorate(body: Body) -> Body:
         @functools.wraps(body)
@@ -102,7 +99,7 @@ def setup_options(*, devices: bool = True) -> Callable[[Body], Body]:
             return body(wanted=Wanted(**given), **options)
 
         decorated: Body = gathered
-        for option in reversed((*TARGET_OPTIONS, *(DEVICE_OPTIONS if devices else ()))):
+        for option in reversed((*TARGET_OPTIONS, *DEVICE_OPTIONS)):
             decorated = option(decorated)
         return decorated
 

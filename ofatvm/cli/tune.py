@@ -47,7 +47,9 @@ FEW_RESOLUTIONS = 4
     show_default=True,
     help="In total, over all runs.",
 )
-@click.option("--time-budget", type=DURATION, help="Stop starting trials after this, as 2h.")
+@click.option(
+    "--time-budget", type=DURATION, help="For trials and their closing measurement, as 2h."
+)
 @click.option(
     "--from-scratch", is_flag=True, help="Take no schedules and trials from sibling targets."
 )

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import pytest
 from click.testing import CliRunner
 
 from ofatvm.cli.setup_options import Wanted, setup_options
 
 
-def given(words: list[str], *, devices: bool = True) -> tuple[int, list[Wanted]]:
+def given(words: list[str]) -> tuple[int, list[Wanted]]:
     """The exit code of a command with these words, and what its body got."""
     found: list[Wanted] = []
 
     @click.command()
     @click.option("--other", default="x")
-    @setup_options(devices=devices)
+    @setup_options()
     def command(*, wanted: Wanted, other: str) -> None:
         found.append(wanted)
         assert other == "x"
@@ -34,10 +33,3 @@ def test_every_option_reaches_its_place() -> None:
     words += ["--device", "rpc://10.0.0.1:9190/pi", "--allow-network", "--ir", "relay"]
     wanted = Wanted("x86-64-v3", 2, Path("logs"), "rpc://10.0.0.1:9190/pi", True, "relay")
     assert given(words) == (0, [wanted])
-
-
-@pytest.mark.parametrize("option", ["--device=local", "--allow-network", "--ir=relay"])
-def test_a_command_without_devices_has_none_of_their_options(option: str) -> None:
-    code, found = given([option])
-    assert (code, len(found)) == (0, 1)
-    assert given([option], devices=False) == (2, [])
