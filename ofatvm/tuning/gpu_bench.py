@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from ofatvm.compiler.gpu import build_gpu_kernel
 from ofatvm.compiler.gpu_space import DEFAULT
@@ -18,14 +16,14 @@ from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
 from ofatvm.errors import CompileError, RecordError
 from ofatvm.events import Event, ignore
 from ofatvm.target import Target
-from ofatvm.tuning.board_times import BoardTimes
+from ofatvm.tuning.board_bench import BoardBench
 from ofatvm.tuning.builders import Builders
 from ofatvm.tuning.workers import REFERENCE, Timing
 
 BUILD_TIMEOUT_S = 180.0  # nvcc takes a minute over a kernel with a thousand unrolled steps
 
 
-class GpuBench:
+class GpuBench(BoardBench[str]):
     """See `ofatvm.tuning.workers.Bench`, and `BoardTimes` for what is whose fault."""
 
     def __init__(
@@ -43,46 +41,17 @@ class GpuBench:
 
         `runs_on`: TVM's kind of the device; anything but cuda serves tests.
         """
-        self._target, self._runs_on = target, runs_on
-        self._builders = Builders(builders, BUILD_TIMEOUT_S)
-        self._reference: GpuSpec
-        self.boards = BoardPool(
-            address,
-            0,
-            [],
-            timeout_s=timeout_s,
-            allow_network=allow_network,
-            on_event=on_event,
+        # How many threads a board's CPU runs does not matter.
+        boards = BoardPool(
+            address, 0, [], timeout_s=timeout_s, allow_network=allow_network, on_event=on_event
         )
-        self._times = BoardTimes(self.boards)
+        super().__init__(boards, Builders(builders, BUILD_TIMEOUT_S), DEFAULT)
+        self._target, self._runs_on = target, runs_on
+        self._reference: GpuSpec
 
-    @property
-    def disturbed(self) -> int:
-        """How many candidates were timed again because their board was busy."""
-        return self._times.disturbed
-
-    def __enter__(self) -> GpuBench:
-        """Look for boards, then start the builders and build the reference kernel."""
-        with ExitStack() as entered:
-            entered.enter_context(self.boards)
-            entered.enter_context(self._builders)
-            [(path, error)] = self._build([(REFERENCE, DEFAULT)])
-            if path is None:
-                raise CompileError(f"the reference kernel does not build: {error}")
-            entered.pop_all()  # all is well: they are left when the bench is
+    def _use_reference(self, path: Path) -> None:
         self._reference = self._spec(REFERENCE, path)
         self.boards.check = (kernel_reference_s, (self._reference,))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the boards back, stop the builders, delete what they built."""
-        self.boards.__exit__(kind, error, trace)
-        self._builders.__exit__(kind, error, trace)
 
     def measure(
         self, jobs: Sequence[tuple[Workload, str]], timing: Timing

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
@@ -14,15 +12,14 @@ from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
-from ofatvm.errors import CompileError
 from ofatvm.events import Event, ignore
 from ofatvm.target import Target
-from ofatvm.tuning.board_times import BoardTimes
+from ofatvm.tuning.board_bench import BoardBench
 from ofatvm.tuning.builders import Builders
 from ofatvm.tuning.workers import REFERENCE, Timing, build_candidate, time_kernel
 
 
-class RpcBench:
+class RpcBench(BoardBench[ScheduleConfig]):
     """See `ofatvm.tuning.workers.Bench`, and `BoardTimes` for what is whose fault."""
 
     def __init__(
@@ -37,10 +34,7 @@ class RpcBench:
         on_event: Callable[[Event], None] = ignore,
     ) -> None:
         """`builders` processes compile here; `timeout_s`: see `BoardPool`."""
-        self._target, self._unit = target, unit
-        self._builders = Builders(builders)
-        self._reference: tuple[str, tuple[int, ...]]
-        self.boards = BoardPool(
+        boards = BoardPool(
             address,
             target.threads,
             [],
@@ -48,36 +42,14 @@ class RpcBench:
             allow_network=allow_network,
             on_event=on_event,
         )
-        self._times = BoardTimes(self.boards)
+        super().__init__(boards, Builders(builders), default_config(REFERENCE, unit))
+        self._target = target
+        self._reference: tuple[str, tuple[int, ...]]
 
-    @property
-    def disturbed(self) -> int:
-        """How many candidates were timed again because their board was busy."""
-        return self._times.disturbed
-
-    def __enter__(self) -> RpcBench:
-        """Look for boards, then start the builders and build the reference kernel."""
-        with ExitStack() as entered:
-            entered.enter_context(self.boards)
-            entered.enter_context(self._builders)
-            config = default_config(REFERENCE, self._unit)
-            [(path, error)] = self._build([(REFERENCE, config)])
-            if path is None:
-                raise CompileError(f"the reference kernel does not build: {error}")
-            entered.pop_all()  # all is well: they are left when the bench is
-        self._reference = (str(path), tuple(kernel_sizes(REFERENCE, config)))
+    def _use_reference(self, path: Path) -> None:
+        sizes = tuple(kernel_sizes(REFERENCE, self._default))
+        self._reference = (str(path), sizes)
         self.boards.calibration = [self._reference]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the boards back, stop the builders, delete what they built."""
-        self.boards.__exit__(kind, error, trace)
-        self._builders.__exit__(kind, error, trace)
 
     def measure(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]], timing: Timing

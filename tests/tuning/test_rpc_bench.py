@@ -13,7 +13,7 @@ from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import Failed
 from ofatvm.errors import DeviceError
-from ofatvm.tuning import board_times
+from ofatvm.tuning import board_bench
 from ofatvm.tuning.rpc_bench import RpcBench
 from ofatvm.tuning.workers import Timing
 from tests.rpc_boards import Stage, free_port, kill_tree, staged, until
@@ -70,7 +70,7 @@ def test_one_failure_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatc
                 yield number, Failed("a hiccup") if failures and failures.pop() else found
 
         monkeypatch.setattr(boards.boards, "run", sometimes)
-        monkeypatch.setattr(board_times, "DISTURBED", 1e9)
+        monkeypatch.setattr(board_bench, "DISTURBED", 1e9)
         [(seconds, error)] = boards.measure([(SMALL, default_config(SMALL, UNIT))], QUICK)
     assert len(seconds) == QUICK.repeats
     assert error == ""

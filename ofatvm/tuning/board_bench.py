@@ -1,14 +1,23 @@
-"""Built candidates timed on all boards of a key at once, with failures put down to their cause."""
+"""Boards as a bench: candidates are built here, and timed on all boards of a key at once."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
+from ofatvm.compiler.plan import Workload
 from ofatvm.device.rounds import STRIKES
 from ofatvm.device.rpc_boards import BoardPool, Failed, Job
-from ofatvm.tuning.workers import DISTURBED, RETRIES
+from ofatvm.errors import CompileError
+from ofatvm.tuning.builders import Builders
+from ofatvm.tuning.workers import DISTURBED, REFERENCE, RETRIES
+
+C = TypeVar("C")
 
 
 @dataclass(slots=True)
@@ -92,3 +101,49 @@ class BoardTimes:
 
 def _result(candidate: _Candidate) -> tuple[tuple[float, ...], str]:
     return (candidate.samples, "") if candidate.samples else ((), candidate.error)
+
+
+class BoardBench(ABC, Generic[C]):
+    """What benches on boards share; see `ofatvm.tuning.workers.Bench`. A context manager."""
+
+    def __init__(self, boards: BoardPool, builders: Builders, default: C) -> None:
+        """`default`: the reference kernel's schedule. Boards and builders are entered with it."""
+        self.boards = boards
+        self._builders = builders
+        self._default = default
+        self._times = BoardTimes(boards)
+
+    @property
+    def disturbed(self) -> int:
+        """How many candidates were timed again because their board was busy."""
+        return self._times.disturbed
+
+    def __enter__(self) -> Self:
+        """Look for boards, then start the builders and build the reference kernel."""
+        with ExitStack() as entered:
+            entered.enter_context(self.boards)
+            entered.enter_context(self._builders)
+            [(path, error)] = self._build([(REFERENCE, self._default)])
+            if path is None:
+                raise CompileError(f"the reference kernel does not build: {error}")
+            entered.pop_all()  # all is well: they are left when the bench is
+        self._use_reference(path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the boards back, stop the builders, delete what they built."""
+        self.boards.__exit__(kind, error, trace)
+        self._builders.__exit__(kind, error, trace)
+
+    @abstractmethod
+    def _build(self, jobs: Sequence[tuple[Workload, C]]) -> list[tuple[Path | None, str]]:
+        """Build all side by side; each one's path, or None and the error."""
+
+    @abstractmethod
+    def _use_reference(self, path: Path) -> None:
+        """Let boards be checked with the reference kernel, and candidates be timed beside it."""
