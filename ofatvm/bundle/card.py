@@ -150,10 +150,14 @@ def _image_licence(licence: str) -> str:
 
 
 def _steps(steps: Preprocessing) -> tuple[str, ...]:
+    side = steps.native or steps.resize
+    size = steps.native or steps.crop
+    again = (f"resize that to {steps.crop} x {steps.crop} ({steps.interpolation})",)
     return (
         f"decode it to {steps.channels} pixels",
-        f"resize its shorter side to {steps.resize} ({steps.interpolation})",
-        f"take the central {steps.crop} x {steps.crop}",
+        f"resize its shorter side to {side} ({steps.interpolation})",
+        f"take the central {size} x {size}",
+        *(again if size != steps.crop else ()),
         "divide by 255",
         f"subtract the mean {list(steps.mean)} and divide by {list(steps.std)}",
     )

@@ -1,4 +1,4 @@
-"""`Manifest`: what a bundle says about itself, as manifest.json (schema 5; reads 1 to 5)."""
+"""`Manifest`: what a bundle says about itself, as manifest.json (schema 6; reads 1 to 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.road import Ir
 from ofatvm.target import Target
 
-SCHEMA = 5
+SCHEMA = 6
 # What manifests of an older schema do not say: its first schema, and what stands for it.
 _SINCE: dict[str, tuple[int, Any]] = {
     "agreement": (2, None),
@@ -23,6 +23,7 @@ _SINCE: dict[str, tuple[int, Any]] = {
     "verified": (3, None),
     "notes": (4, []),
     "ir": (5, "relax"),
+    "preprocessing.native": (6, None),
 }
 FORMAT = "ofatvm-bundle"
 FILE_NAME = "manifest.json"
@@ -31,6 +32,7 @@ MAX_FILES = 64
 MAX_NOTES = 16
 MAX_FILE_BYTES = 4 << 30
 MAX_ELEMENTS = 1 << 28
+MAX_SIDE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """From an image to the input: shorter side to `resize`, centre crop, /255, normalise."""
+    """From an image to the input: shorter side to `resize`, centre crop, /255, normalise.
+
+    With `native`, the size of the pictures that the network was trained and examined on, shorter
+    side and centre crop are of that size first, and the square is scaled to `resize`, which is
+    `crop` then.
+    """
 
     resize: int
     crop: int
@@ -64,12 +71,18 @@ class Preprocessing:
     std: tuple[float, ...]
     channels: Literal["RGB", "L"] = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    native: int | None = None
 
     def __post_init__(self) -> None:
         """Check sizes, and one mean and deviation per channel."""
         require(
-            1 <= self.crop <= self.resize <= 1 << 14,
+            1 <= self.crop <= self.resize <= MAX_SIDE,
             f"preprocessing needs 1 <= crop <= resize, got {self.crop} and {self.resize}",
+        )
+        require(
+            self.native is None or (1 <= self.native <= MAX_SIDE and self.crop == self.resize),
+            f"preprocessing with a native size needs it from 1 to {MAX_SIDE} and crop = resize, "
+            f"got {self.native}, {self.crop} and {self.resize}",
         )
         require(
             len(self.mean) == len(self.std) == len(self.channels),
@@ -346,7 +359,9 @@ def parse_manifest(data: bytes) -> Manifest:
             hint="use the ofatvm that wrote it",
         )
     for name, (since, unsaid) in _SINCE.items():
-        if schema < since:
-            value.setdefault(name, unsaid)
+        *outer, key = name.split(".")
+        place = value.get(outer[0]) if outer else value
+        if schema < since and isinstance(place, dict):
+            place.setdefault(key, unsaid)
     manifest: Manifest = decoded(Manifest, value, FILE_NAME)
     return manifest

@@ -69,7 +69,7 @@ def command(
             Path(data),
             classes=folder.classes,
             channels=folder.space.in_channels,
-            size=folder.space.resolutions[-1],
+            size=folder.evaluation().native,
             cache=run.workspace / "datasets",
         )
         what = f"images of {data}"

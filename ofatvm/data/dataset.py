@@ -33,7 +33,11 @@ class Images(Protocol):
         ...
 
     def batch(self, indices: np.ndarray, size: int) -> np.ndarray:
-        """Images with the shorter side at `size`, centre-cropped: (len, size, size, c) uint8."""
+        """Images as squares of the native size, scaled: (len, size, size, c) uint8.
+
+        The native square is what is left when the shorter side has that size and the centre is
+        cropped.
+        """
         ...
 
     def cropped(self, indices: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -72,8 +76,8 @@ class ArrayImages:
         return int(min(self.pixels.shape[1:3]))
 
     def batch(self, indices: np.ndarray, size: int) -> np.ndarray:
-        """Images with the shorter side at `size`, centre-cropped."""
-        return resized(self.pixels[indices], size)
+        """Images as squares of the native size, scaled to `size`."""
+        return resized(resized(self.pixels[indices], self.native), size)
 
     def cropped(self, indices: np.ndarray, windows: np.ndarray) -> np.ndarray:
         """A window of each image, scaled to the native size."""

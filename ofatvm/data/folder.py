@@ -18,6 +18,7 @@ from ofatvm.data.decode import (
     is_grey,
     verify_all,
 )
+from ofatvm.data.resize import resized
 from ofatvm.errors import DatasetError
 
 VAL_NAMES = ("val", "validation", "valid")
@@ -40,13 +41,12 @@ class FolderImages:
         return len(self.paths)
 
     def batch(self, indices: np.ndarray, size: int) -> np.ndarray:
-        """Images with the shorter side at `size`, centre-cropped."""
-        return np.stack(
-            in_threads(
-                lambda row: decoded(self.paths[int(indices[row])], self.channels, size),
-                len(indices),
-            )
+        """Images as squares of the native size, scaled to `size`."""
+        squares = in_threads(
+            lambda row: decoded(self.paths[int(indices[row])], self.channels, self.native),
+            len(indices),
         )
+        return resized(np.stack(squares), size)
 
     def cropped(self, indices: np.ndarray, windows: np.ndarray) -> np.ndarray:
         """A window of each image at its full resolution, scaled to the native size."""

@@ -98,6 +98,7 @@ def folder_preprocessing(arch: Arch, folder: SupernetFolder) -> Preprocessing:
         crop=arch.resolution,
         mean=folder.mean,
         std=folder.std,
+        native=folder.evaluation().native,
         channels="L" if arch.space.in_channels == 1 else "RGB",
     )
 

@@ -46,6 +46,11 @@ def inside(*path: Any, value: Any) -> bytes:
     "changes",
     [
         {},
+        {
+            "preprocessing": Preprocessing(
+                resize=28, crop=28, mean=(0.3,) * 3, std=(1,) * 3, native=32
+            )
+        },
         {"latency": None, "accuracy": None},
         {"cpu_features": (), "seeds": {}},
         {"agreement": Agreement(images=10_000, same_class_percent=99.99)},
@@ -156,6 +161,24 @@ def test_bundles_before_schema_5_came_through_relax() -> None:
         parse_manifest(json.dumps(old).encode())
     with pytest.raises(BundleError, match="ir must be one of"):
         parse_manifest(changed(ir="tir"))
+
+
+def test_bundles_before_schema_6_scale_pictures_once() -> None:
+    old = json.loads(GOOD)
+    assert old["preprocessing"].pop("native") is None
+    for schema in range(1, 6):
+        read = parse_manifest(json.dumps(old | {"schema": schema}).encode())
+        assert read.preprocessing.native is None
+    with pytest.raises(BundleError, match=r"preprocessing lacks native"):
+        parse_manifest(json.dumps(old).encode())
+    with pytest.raises(BundleError, match=r"preprocessing must be a dict"):
+        parse_manifest(json.dumps(old | {"schema": 5, "preprocessing": 3}).encode())
+
+
+@pytest.mark.parametrize(("native", "crop"), [(0, 28), (1 << 15, 28), (32, 20)])
+def test_a_native_size_goes_with_no_margin(native: int, crop: int) -> None:
+    with pytest.raises(BundleError, match="crop = resize"):
+        Preprocessing(resize=28, crop=crop, mean=(0.3,) * 3, std=(0.3,) * 3, native=native)
 
 
 def test_how_code_was_verified_is_kept() -> None:

@@ -124,9 +124,9 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-def floats() -> bytes:
+def numbers(mode: str) -> bytes:
     buffer = BytesIO()
-    Image.new("F", (20, 20)).save(buffer, "TIFF")
+    Image.new(mode, (20, 20)).save(buffer, "TIFF")
     return buffer.getvalue()
 
 
@@ -137,7 +137,8 @@ def floats() -> bytes:
         ("text.png", b"hello", "is not an image that Pillow reads"),
         ("empty.png", b"", "is not an image that Pillow reads"),
         ("program.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
-        ("float.tiff", floats(), "floating-point"),
+        ("float.tiff", numbers("F"), "32-bit numbers"),
+        ("int.tiff", numbers("I"), "32-bit numbers"),
         ("cut.png", png((300, 300))[:120], "error: cannot read the image"),
         ("bomb.png", bomb(), "exceeds limit"),
     ],

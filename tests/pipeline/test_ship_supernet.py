@@ -54,6 +54,10 @@ def test_the_bundle_says_what_was_measured(
     assert manifest.accuracy.top1_percent == pytest.approx(top1(supernet, small))
     assert manifest.agreement == Agreement(images=60, same_class_percent=100.0)
     assert report.to_dict()["manifest_agreement"]["images"] == 60
+    assert (manifest.preprocessing.native, manifest.preprocessing.crop) == (28, 20)
+    card = (bundle / "README.md").read_text()
+    assert "resize its shorter side to 28" in card
+    assert "resize that to 20 x 20 (bilinear)" in card
     assert manifest.weights.source == "file"
     assert manifest.weights.sha256 == supernet.files["weights.safetensors"]
     assert "supernet blobs" in manifest.weights.detail

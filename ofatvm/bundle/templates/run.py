@@ -97,7 +97,11 @@ def check_machine(manifest: dict[str, Any]) -> None:
 
 
 def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) -> Any:
-    """The image as the network's input: shorter side resized, centre cropped, normalised, NHWC."""
+    """The image as the network's input: shorter side resized, centre cropped, normalised, NHWC.
+
+    Pictures that a network was trained on have a native size. Where the manifest names it, the
+    image is scaled to that first, as they were: what remains are the very pixels of evaluation.
+    """
     from PIL import ImageOps, UnidentifiedImageError
 
     warnings.simplefilter("error", image_module.DecompressionBombWarning)
@@ -105,8 +109,8 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
         image_module.init()
         formats = [name for name in FORMATS if name in image_module.OPEN]
         with image_module.open(path, formats=formats) as opened:
-            if opened.mode == "F":
-                raise ValueError("it holds floating-point numbers")
+            if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
+                raise ValueError("its pixels are 32-bit numbers; save it with 8 or 16 bits")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # of 16 bits the upper 8 count, as in training
                 levels = np.asarray(image).astype(np.int64) >> 8
@@ -118,19 +122,36 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
         fail(f"{path} is not an image that Pillow reads", 2)
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         fail(f"cannot read the image {path}: {error}", 2)
-    # Only the centre is used: of an absurdly long image, the rest goes before it takes memory.
-    longest = 8 * min(image.size)
-    width, height = (min(side, longest) for side in image.size)
-    image = centre(image, width, height)
-    scale = steps["resize"] / min(width, height)
-    size = (int(width * scale + 1e-6), int(height * scale + 1e-6))
     crop = steps["crop"]
     method = getattr(image_module.Resampling, steps["interpolation"].upper())
-    image = centre(image.resize(size, method), crop, crop)
+    if steps.get("native"):
+        image = square(image, steps["native"], method).resize((crop, crop), method)
+    else:
+        # Only the centre is used: of an absurdly long image, the rest goes before it takes memory.
+        longest = 8 * min(image.size)
+        width, height = (min(side, longest) for side in image.size)
+        image = centre(image, width, height)
+        scale = steps["resize"] / min(width, height)
+        size = (int(width * scale + 1e-6), int(height * scale + 1e-6))
+        image = centre(image.resize(size, method), crop, crop)
     values = np.asarray(image, dtype=np.float32) / 255
     values = values.reshape(1, crop, crop, len(steps["mean"]))
     mean, std = (np.array(steps[key], dtype=np.float32) for key in ("mean", "std"))
     return ((values - mean) / std).astype(np.float32)
+
+
+def square(image: Any, size: int, method: Any) -> Any:
+    """The image with its shorter side at `size` and its longer side cropped to that."""
+    short = min(image.size)
+    wide, high = (max(size, int(side * size / short + 0.5)) for side in image.size)
+    left, top = (wide - size) // 2, (high - size) // 2
+    box = (
+        left * image.width / wide,
+        top * image.height / high,
+        min(image.width, (left + size) * image.width / wide),
+        min(image.height, (top + size) * image.height / high),
+    )
+    return image.resize((size, size), method, box=box)
 
 
 def centre(image: Any, width: int, height: int) -> Any:
