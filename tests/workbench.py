@@ -96,11 +96,11 @@ class PretendDevice:
         if self.unplugged:
             raise DeviceError("the pretended device is unplugged")
         result: list[Latency | str] = []
-        for program in programs:
+        for number, program in enumerate(programs, 1):
             if self.measured == self.dies_after:
                 raise KeyboardInterrupt
             self.measured += 1
-            on_visit(self.measured, len(programs))
+            on_visit(number, len(programs))
             if not program.kernels:
                 result.append("the process running it died")
                 continue

@@ -33,6 +33,9 @@ def finals(run: SearchState, model: LatencyModel) -> tuple[Point, ...]:
         near = [a for a, c in zip(archs, costs, strict=True) if c[0] > MARGIN * costs[-1][0]][-2:]
         safe = [a for a, c in zip(archs, costs, strict=True) if c[0] <= MARGIN * costs[-1][0]][-2:]
         chosen = list(dict.fromkeys([*near, *safe, *chosen]))[:limit]
+    elif run.budget.accuracy_alone:
+        # The pick is the fastest that is accurate enough, and its accuracy is yet to be measured.
+        chosen = list(dict.fromkeys([*archs[: limit // 2], *chosen]))[:limit]
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
     if not inside:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -170,7 +171,9 @@ def measure(
         for start in range(0, len(todo), GROUP):
             group = todo[start : start + GROUP]
             programs = programs_for(setup, group)
-            latencies = device.measure(programs, protocol, seed=seed + start)
+            places = range(start, start + len(group))
+            tell = partial(_tell_visit, on_event, stage, places, len(todo))
+            latencies = device.measure(programs, protocol, seed=seed + start, on_visit=tell)
             for arch, program, latency in zip(group, programs, latencies, strict=True):
                 measurement = _measurement(
                     setup, device, arch, latency, source, digests[arch], seed
@@ -181,6 +184,19 @@ def measure(
             on_event(Progress(stage, min(start + GROUP, len(todo)), len(todo), _fastest(found)))
         on_event(StageFinished(stage, f"{len(todo)} subnets", monotonic() - started))
     return [found[arch] for arch in archs]
+
+
+def _tell_visit(
+    on_event: Callable[[Event], None],
+    stage: str,
+    group: range,
+    count: int,
+    done: int,
+    total: int,
+) -> None:
+    """Say how far a group is: its subnets are visited in turns, and so are done all at once."""
+    behind = group.start + len(group) * done // total
+    on_event(Progress(stage, behind, count, f"visit {done} of {total}"))
 
 
 def stored(

@@ -43,10 +43,9 @@ def pick(points: Sequence[Point], budget: Budget) -> Point:
     Without a budget it is the knee of the front, the point farthest above the line between its two
     ends. All `points` meet the budget.
     """
-    limits = budget.limits()
-    if limits.keys() == {"min_accuracy"}:
+    if budget.accuracy_alone:
         return min(points, key=lambda point: (point.latency_ms, -point.accuracy_percent))
-    if limits or len(points) < 3:
+    if budget.limits() or len(points) < 3:
         return max(points, key=lambda point: (point.accuracy_percent, -point.latency_ms))
     x = np.array([point.latency_ms for point in points])
     y = np.array([point.accuracy_percent for point in points])

@@ -146,7 +146,8 @@ class SearchState:
     def promising(self, result: EvolutionResult, count: int) -> list[Arch]:
         """Unmeasured architectures of a predicted front, spread evenly along it, the best first.
 
-        Under a latency budget half of them are those nearest to it, where the pick will be.
+        Under a budget half of them are those where the pick will be: the most accurate, or the
+        fastest where an accuracy alone is asked for.
         """
         archs = self.setup.space.from_rows(result.rows)
         fresh = [i for i, arch in enumerate(archs) if arch not in self.found]
@@ -155,8 +156,9 @@ class SearchState:
         spread = np.unique(np.linspace(0, len(fresh) - 1, count).round().astype(int))
         order = [fresh[i] for i in spread]
         if self.budget.limits():
-            by_accuracy = sorted(fresh, key=lambda i: result.costs[i, 1])
-            order = [*by_accuracy[: count // 2], *order]
+            column = 0 if self.budget.accuracy_alone else 1
+            wanted = sorted(fresh, key=lambda i: result.costs[i, column])
+            order = [*wanted[: count // 2], *order]
         return [archs[i] for i in dict.fromkeys(order)][:count]
 
     def measured_front(self) -> tuple[list[Arch], np.ndarray, bool]:

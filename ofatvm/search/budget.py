@@ -35,6 +35,11 @@ class Budget:
         every = {name: getattr(self, name) for name in self.__slots__}
         return {name: float(value) for name, value in every.items() if value is not None}
 
+    @property
+    def accuracy_alone(self) -> bool:
+        """Whether the fastest is asked for that reaches an accuracy, and nothing else."""
+        return self.limits().keys() == {"min_accuracy"}
+
     def violation(
         self,
         rows: np.ndarray,

@@ -19,6 +19,7 @@ from ofatvm.pipeline.search_state import SearchConfig, SearchState
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
+from ofatvm.search.evolution import EvolutionResult
 from ofatvm.store import Store
 from tests.workbench import PretendDevice
 
@@ -132,6 +133,49 @@ def within(budget: Budget, point: Point) -> bool:
         and point.peak_memory_bytes / 1e6 <= limits["peak_memory_mb"]
         and point.accuracy_percent >= limits["min_accuracy"]
     )
+
+
+@pytest.mark.parametrize("limit", ["min_accuracy", "latency_ms"])
+def test_what_is_measured_next_is_where_the_pick_will_be(
+    run: Run, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    real, chosen = SearchState.promising, list[bool]()
+
+    def promising(self: SearchState, result: EvolutionResult, count: int) -> list[Arch]:
+        archs = self.setup.space.from_rows(result.rows)
+        unmeasured = [arch for arch in archs if arch not in self.found]
+        half = unmeasured[: count // 2] if limit == "min_accuracy" else unmeasured[-count // 2 :]
+        candidates = real(self, result, count)
+        if result.feasible:
+            chosen.append(set(half) <= set(candidates))
+        return candidates
+
+    monkeypatch.setattr(SearchState, "promising", promising)
+    middle = run().front[1]
+    chosen.clear()
+    value = middle.accuracy_percent if limit == "min_accuracy" else middle.latency_ms
+    run(Budget(**{limit: value}), where="b")
+    assert chosen
+    assert all(chosen)
+
+
+def test_finalists_for_an_accuracy_alone_are_the_fastest(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fronts = SearchState.measured_front, list[list[Arch]]()
+
+    def measured_front(self: SearchState) -> tuple[list[Arch], np.ndarray, bool]:
+        found = real(self)
+        fronts.append(found[0])
+        return found
+
+    least = run().front[1].accuracy_percent
+    monkeypatch.setattr(SearchState, "measured_front", measured_front)
+    config = replace(CONFIG, sample=40, per_round=12)
+    result = run(Budget(min_accuracy=least), config, where="b")
+    assert len(fronts[-1]) > 2 * CONFIG.finalists
+    assert set(fronts[-1][:2]) <= {point.arch for point in result.front}
+    assert result.pick == result.front[0]
 
 
 def test_a_tight_latency_budget_is_met_by_the_fastest(run: Run) -> None:
