@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ofatvm.errors import MeasurementError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Kind = Literal["measured", "simulated"]
 MAX_SEED = 2**63 - 1
@@ -16,6 +19,18 @@ MAX_SEED = 2**63 - 1
 def now() -> str:
     """The time in ISO form, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def check_finite(outputs: np.ndarray, network: str, *, hint: str = "") -> None:
+    """MeasurementError unless a network's outputs (n, ...) are numbers: NaN would be a class."""
+    import numpy as np
+
+    wrong = int((~np.isfinite(outputs)).reshape(len(outputs), -1).any(axis=1).sum())
+    if wrong:
+        raise MeasurementError(
+            f"the output of {network} is not finite for {wrong:,} of {len(outputs):,} inputs",
+            hint=hint,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ofatvm.errors import MeasurementError, MissingInputError
+from ofatvm.measurement import check_finite
 from ofatvm.paths import PACKAGE
 from ofatvm.road import Ir
 
@@ -173,6 +174,7 @@ def _output(folder: Path) -> np.ndarray:
     output = _result(folder / "output.npy")
     if output.dtype != np.float32 or output.ndim < 1:
         raise MeasurementError(f"model.so gave nonsense: {output.dtype} of shape {output.shape}")
+    check_finite(output, "model.so")
     return output
 
 

@@ -28,6 +28,7 @@ from ofatvm.device.runtime import library_names, tvm_runtime, why_no_runtime
 from ofatvm.elf import machine_of, read_elf
 from ofatvm.errors import BundleError, CompileError, MeasurementError, MissingInputError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.measurement import check_finite
 from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
 from ofatvm.target import Target
@@ -212,7 +213,9 @@ def _outputs(path: Path, images: int, classes: int) -> np.ndarray:
             raise ValueError("classes out of order")
     except ValueError as error:
         raise MeasurementError(f"model.so gave nonsense: {' '.join(str(error).split())}") from None
-    return rows[:, 1].astype(np.float32).reshape(images, classes)
+    outputs = rows[:, 1].astype(np.float32).reshape(images, classes)
+    check_finite(outputs, "model.so")
+    return outputs
 
 
 def _check_libraries(runtime: Path, emulator: Emulator, triple: str, names: Sequence[str]) -> None:

@@ -65,10 +65,16 @@ def prove(
     )
     images = np.concatenate([contents.sample, noise])
     if target.kind == "llvm" and runs_here(target):
-        outputs = run_images(model, images, threads=target.threads, timeout_s=RUN_TIMEOUT_S, ir=ir)
-        error = _largest_error(outputs, contents.subnet.run(images))
+        wanted = contents.subnet.run(images)
+        try:
+            outputs = run_images(
+                model, images, threads=target.threads, timeout_s=RUN_TIMEOUT_S, ir=ir
+            )
+        except MeasurementError as error:
+            raise _not_shipped(error) from None
+        largest = _largest_error(outputs, wanted)
         how = f"on the {host_machine()} machine that compiled it"
-        return Proof(Verified(how=how, max_error=error, images=len(images)), here=True)
+        return Proof(Verified(how=how, max_error=largest, images=len(images)), here=True)
     reason, agreement = _why_not(target, ir), None
     if not reason:
         if supernet is not None:

@@ -18,6 +18,7 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import Images, eval_batches
 from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.measurement import check_finite
 from ofatvm.signals import end_with_parent
 from ofatvm.supernet.calibrate import recalibrated
 from ofatvm.supernet.checkpoint import load_weights
@@ -26,6 +27,7 @@ from ofatvm.supernet.memory import keep_memory
 from ofatvm.supernet.net import Subnet, Supernet
 
 EVALUATION_BATCH = 250
+UNFIT = "weights that lead to this are of no use: train again"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,14 +44,16 @@ class Exam:
         return recalibrated(supernet, arch, self._inputs(self.calibration, arch.resolution))
 
     def correct(self, subnet: Subnet) -> np.ndarray:
-        """Whether the top class is right, (images,) bool."""
+        """Whether the top class is right, (images,) bool; MeasurementError if there is none."""
         normalise = Normaliser(self.mean, self.std)
         right = []
         with torch.inference_mode():
             for images, labels in eval_batches(
                 self.images, batch=EVALUATION_BATCH, size=subnet.arch.resolution
             ):
-                right.append(subnet(normalise(images)).argmax(1).numpy() == labels)
+                outputs = subnet(normalise(images)).numpy()
+                check_finite(outputs, subnet.arch.encode(), hint=UNFIT)
+                right.append(outputs.argmax(axis=1) == labels)
         return np.concatenate(right)
 
     def top1_percent(self, supernet: Supernet, arch: Arch) -> float:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ofatvm.arch import Arch
+from ofatvm.measurement import check_finite
 from ofatvm.supernet.checkpoint import load_weights
-from ofatvm.supernet.evaluate import EVALUATION_BATCH, Exam
+from ofatvm.supernet.evaluate import EVALUATION_BATCH, UNFIT, Exam
 from ofatvm.supernet.fold import folded_weights
 from ofatvm.supernet.folder import SupernetFolder
 from ofatvm.supernet.net import Subnet, Supernet, extract
@@ -27,13 +28,18 @@ class SubnetWeights:
     module: Subnet
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's output (n, classes) for float32 NHWC `images` (n, height, width, channels)."""
+        """PyTorch's output (n, classes) for float32 NHWC `images` (n, height, width, channels).
+
+        It is finite, or there is a MeasurementError.
+        """
         import torch
 
         batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         with torch.inference_mode():
             parts = [self.module(part).numpy() for part in batch.split(EVALUATION_BATCH)]
-        return np.concatenate(parts)
+        outputs = np.concatenate(parts)
+        check_finite(outputs, f"{self.arch.encode()} in PyTorch", hint=UNFIT)
+        return outputs
 
 
 def subnet_weights(arch: Arch, *, weights: Path | None, seed: int) -> SubnetWeights:

@@ -34,14 +34,14 @@ class Tiny:
     result: np.ndarray
 
 
-def compile_tiny(folder: Path) -> Tiny:
+def compile_tiny(folder: Path, scale: float = 1.0) -> Tiny:
     import tvm
     from tvm import relax
 
     from ofatvm.compiler.link import link_host
 
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((3, CLASSES)).astype(np.float32)
+    weight = rng.standard_normal((3, CLASSES)).astype(np.float32) * np.float32(scale)
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((1, SIZE, SIZE, 3), "float32"))
     with builder.function("main", [x]):

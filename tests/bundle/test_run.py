@@ -18,7 +18,18 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.bundle.making import CLASSES, SIZE, Tiny, make_bundle, make_manifest, png, sign
+from ofatvm.bundle.verify import verify_bundle
+from ofatvm.errors import MeasurementError
+from tests.bundle.making import (
+    CLASSES,
+    SIZE,
+    Tiny,
+    compile_tiny,
+    make_bundle,
+    make_manifest,
+    png,
+    sign,
+)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +238,18 @@ def test_a_bundle_that_cannot_run_here_is_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_outputs_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
+    broken = compile_tiny(tmp_path, scale=float("nan"))
+    bundle = make_bundle(broken, tmp_path / "bundle", sample_output=np.ones((1, CLASSES), "<f4"))
+    done = run(bundle, bundle / "sample/image.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: the network's output is not finite, so that it names no class\n"
+    with pytest.raises(
+        MeasurementError, match=r"output of model.so is not finite for 1 of 1 inputs"
+    ):
+        verify_bundle(bundle)
+
+
 def test_bad_options_are_usage_errors(bundle: Path) -> None:
     assert run(bundle).returncode == 2
     assert run(bundle, bundle / "sample/image.png", "--top", 0).returncode == 2
@@ -263,10 +286,12 @@ def test_the_c_plus_plus_runner_compiles_as_the_card_says(
     assert classify(copy / "model.so", tmp_path / "raw", 0).stdout == whole.stdout
     (tmp_path / "double.npy").write_bytes(b"")
     np.save(tmp_path / "double.npy", tiny.given.astype(np.float64))
+    np.save(tmp_path / "nan.npy", tiny.given * np.float32("nan"))
     for words, message in (
         ((copy / "model.so", copy / "run.py"), "bytes of numbers, the network takes"),
         ((copy / "model.so", tmp_path / "double.npy"), "not a float32 array"),
         ((copy / "none.so", copy / "sample/input.npy"), "none.so"),
+        ((copy / "model.so", tmp_path / "nan.npy"), "output is not finite"),
         ((copy / "model.so", copy / "sample/input.npy", "x"), "TOP must be a whole number"),
         ((copy / "model.so", copy / "none"), "cannot open"),
     ):

@@ -48,6 +48,16 @@ def test_every_image_is_a_call_of_its_own(tiny: Tiny) -> None:
     assert np.abs(outputs - wanted).max() < 1e-5
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_numbers_are_an_error(tiny: Tiny, bad: float) -> None:
+    images = np.concatenate([tiny.given, tiny.given])
+    images[1, 0, 0, 0] = bad
+    with pytest.raises(MeasurementError, match="is not finite for 1 of 2 inputs"):
+        run_images(tiny.model, images, threads=1, timeout_s=60)
+    with pytest.raises(MeasurementError, match="is not finite for 1 of 1 inputs"):
+        run_bundle(tiny.model, images[1:], threads=1, timeout_s=60, calls=1)
+
+
 def test_images_use_no_more_threads_than_there_are_cores(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

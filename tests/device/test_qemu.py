@@ -67,6 +67,7 @@ def test_the_cpu_is_the_target_s_if_qemu_has_it(
         ("0 1\n1 2\n1 1\n0 2\n", "out of order"),
         ("0\n1\n0\n1\n", "nonsense"),
         ("0 1\n1\n0 1\n1 1\n", "nonsense"),
+        ("0 1\n1 nan\n0 1\n1 -inf\n", "not finite for 2 of 2 inputs"),
     ],
 )
 def test_nonsense_is_one_line(tmp_path: Path, text: str, message: str) -> None:

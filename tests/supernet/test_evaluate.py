@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from ofatvm.errors import MeasurementError
 from ofatvm.supernet.checkpoint import save_weights
 from ofatvm.supernet.evaluate import Exam, evaluate
 from ofatvm.supernet.images import Normaliser
@@ -33,6 +34,20 @@ def test_accuracy_is_the_share_of_right_top_classes(net):
         expected = subnet(normalise(pixels)).argmax(1).numpy() == EXAM.images.labels
     np.testing.assert_array_equal(correct, expected)
     assert EXAM.top1_percent(net, TOY.smallest(10)) == pytest.approx(100 * expected.mean())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers_are_no_answers(net, bad):
+    from ofatvm.supernet.numpy_io import SubnetWeights
+
+    subnet = EXAM.calibrated(net, TOY.smallest(10))
+    with torch.no_grad():
+        list(subnet.parameters())[-1].fill_(bad)
+    with pytest.raises(MeasurementError, match=r"output of .* is not finite for .* of 250 inputs"):
+        EXAM.correct(subnet)
+    images = np.zeros((2, 10, 10, TOY.in_channels), np.float32)
+    with pytest.raises(MeasurementError, match="in PyTorch is not finite for 2 of 2 inputs"):
+        SubnetWeights(subnet.arch, {}, "", subnet).run(images)
 
 
 def test_statistics_are_those_of_the_calibration_images(net):

@@ -7,6 +7,7 @@
 @INCLUDES@
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -62,6 +63,9 @@ std::vector<float> ReadInputs(const std::string& path) {
 @NETWORK@
 
 void Print(const std::vector<float>& output, size_t top) {
+  if (!std::all_of(output.begin(), output.end(), [](float value) { return std::isfinite(value); })) {
+    throw std::runtime_error("the network's output is not finite, so that it names no class");
+  }
   std::vector<size_t> order(output.size());
   std::iota(order.begin(), order.end(), size_t{0});
   if (top > 0) {

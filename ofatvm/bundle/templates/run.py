@@ -47,6 +47,8 @@ def main() -> None:
     pixels = load_image(options.image, manifest["preprocessing"], np, Image)
     network = load_network(manifest)
     logits = network(pixels)[0].astype(np.float64)
+    if not np.isfinite(logits).all():
+        fail("the network's output is not finite, so that it names no class", 1)
     powers = np.exp(logits - logits.max())
     chances = powers / powers.sum()
     labels = read_labels(manifest, len(chances))
