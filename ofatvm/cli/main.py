@@ -191,7 +191,8 @@ def _run(words: list[str], *, as_json: bool) -> int:
     except click.ClickException as caught:
         error, kind = _click_error(caught), "UsageError"
     except (KeyboardInterrupt, click.Abort):
-        error, kind = OfatvmError("interrupted", hint="the same command continues"), "Interrupted"
+        again = "the same command without --fresh" if "--fresh" in words else "the same command"
+        error, kind = OfatvmError("interrupted", hint=f"{again} continues"), "Interrupted"
         error.exit_code = INTERRUPTED
     # The one broad net: whatever else goes wrong is our bug, and still gets its one line.
     except Exception as caught:

@@ -12,8 +12,8 @@ from ofatvm.cli.options import COUNT, SEED, SHARE, PositiveNumber, WholeNumber
 from ofatvm.cli.render import Result, pairs, seconds_text
 from ofatvm.errors import BudgetError, UsageError
 
-EPILOG = """Interrupted, even by kill -9, the same command continues. Several processes train
-together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
+EPILOG = """Interrupted, even by kill -9, the same command without --fresh continues. Several
+processes train together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
 
 
 @click.command("train", help="Train a supernet on your own pictures.", epilog=EPILOG)
@@ -115,7 +115,7 @@ def command(
         erase=erase,
         crop=crop,
     )
-    check_out(out)
+    check_out(out, fresh=fresh)
     _check_apart(out, data, test_path)
     if subnets < fewest_subnets(base):
         raise BudgetError(

@@ -84,7 +84,7 @@ def train_supernet(
     alone. None in all but the first of several processes, which leave when training is over.
     BusyError if another process trains into `out`.
     """
-    check_out(out)
+    check_out(out, fresh=fresh)
     _check_texts(dataset, leaving)
     archs, uniform = table_archs(space, leaving.table_size, config.seed)
     work = out / WORK
@@ -102,7 +102,6 @@ def train_supernet(
                 _say_fewer(exam, dataset, on_event)
                 for place in (out, work, out / SAMPLES):
                     remove_leftovers(place)
-            key = run_key(dataset, space, config, processes.count)
             trained = train(
                 dataset,
                 space,
@@ -116,6 +115,7 @@ def train_supernet(
             if not processes.first:
                 return None
         weights = work / WEIGHTS
+        key = run_key(dataset, space, config)
         trained.supernet.origin = f"trained on {dataset.name} ({config.recipe}, {key})"
         save_weights(weights, trained.supernet)
         correct = examined(weights, space, exam, archs, work / TABLE, on_event=on_event)
@@ -189,11 +189,12 @@ def _check_texts(dataset: Dataset, leaving: Leaving) -> None:
             )
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, *, fresh: bool = False) -> None:
     """Refuse a folder that holds something else than a training or a supernet.
 
     Picture folders often have a `training` and a `samples` of their own, so that these count by
-    what is in them.
+    what is in them. Unless all begins `fresh`, so is a supernet whose training left no state: it
+    may be anybody's, and the next training would end by replacing it.
     """
     if any(path.exists() and not path.is_dir() for path in (out, *out.absolute().parents)):
         raise CheckpointError(f"{out} cannot be a folder", hint="give another --out")
@@ -210,6 +211,11 @@ def check_out(out: Path) -> None:
     if odd:
         raise CheckpointError(
             f"{out} holds something else than a supernet: {min(odd)}", hint="give another --out"
+        )
+    if FILE_NAME in found and STATE not in inside and not fresh:
+        raise CheckpointError(
+            f"{out} holds a finished supernet and no state of a training that could continue",
+            hint="give another --out, or --fresh to replace it",
         )
 
 

@@ -46,7 +46,10 @@ class Trained:
 
 
 def run_key(dataset: Dataset, space: ArchSpace, config: RunConfig, processes: int = 1) -> str:
-    """A name for what must stay the same when a run is continued."""
+    """A name for what must stay the same when a run is continued.
+
+    States of schema 1 had the number of processes in it; later ones keep that by itself.
+    """
     images = len(dataset.train), len(dataset.val)
     parts = [space.name, space.resolutions, config.digest(), dataset.digest, images, processes]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -66,6 +69,7 @@ def train(
 ) -> Trained:
     """Train on `dataset.train`, keeping the state in `folder`.
 
+    `fresh` passes over a state that is there; it stays until the first one of this run replaces it.
     `watch` is asked after every epoch for named figures of the network so far, which it must leave
     as it is; they go into the history. TrainingError when the loss is no longer finite.
     """
@@ -89,7 +93,7 @@ class _Run:
     ) -> None:
         self.dataset, self.space, self.config, self.folder = dataset, space, config, folder
         self.processes, self.save_seconds, self.on_event = processes, save_seconds, on_event
-        self.key = run_key(dataset, space, config, processes.count)
+        self.key = run_key(dataset, space, config)
         self.normalise = Normaliser(dataset.mean, dataset.std)
         self.augment = augmentation(config)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch)
@@ -111,9 +115,7 @@ class _Run:
             raise BudgetError(
                 f"a batch of {self.config.batch} is too small for {self.processes.count} processes"
             )
-        if fresh and self.processes.first:
-            (self.folder / FILE_NAME).unlink(missing_ok=True)
-        state = None if fresh else load_state(self.folder, self.key)
+        state = None if fresh else self._found()
         first, step = (0, 0) if state is None else (state.phase, state.step)
         if not self.processes.agree(first, step):
             raise CheckpointError(
@@ -136,6 +138,11 @@ class _Run:
             self.supernet.load_state_dict({**self.supernet.state_dict(), **self.average})
         self._say(StageFinished("train", self._last(), monotonic() - started))
         return Trained(self.supernet.eval(), tuple(self.history), self.seconds)
+
+    def _found(self) -> TrainingState | None:
+        count = self.processes.count
+        older = run_key(self.dataset, self.space, self.config, count)
+        return load_state(self.folder, self.key, processes=count, older_key=older)
 
     def _open(self, number: int) -> None:
         """Begin a phase: take the teacher, sort channels, start momentum and average anew."""
@@ -275,6 +282,7 @@ class _Run:
             self.folder,
             TrainingState(
                 key=self.key,
+                processes=self.processes.count,
                 phase=phase,
                 step=step,
                 seconds=self.seconds,

@@ -16,7 +16,7 @@ from torch import Tensor
 from ofatvm.errors import CheckpointError, MissingInputError
 from ofatvm.files import replace_file
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "training.safetensors"
 MAX_BYTES = 16 << 30
 
@@ -25,7 +25,8 @@ MAX_BYTES = 16 << 30
 class TrainingState:
     """A run between two steps.
 
-    `key` names what must not change over a run (space, configuration, data). `tensors` hold the
+    `key` names what must not change over a run (space, configuration, data); `processes` is how
+    many train together, and must not change either. `tensors` hold the
     groups `model`, `momentum`, `average` and `teacher`, each parameter name -> tensor. `step`
     counts within the phase; `history` has one entry an epoch, `losses` one number for each step
     since the last of them.
@@ -35,6 +36,7 @@ class TrainingState:
     phase: int
     step: int
     seconds: float
+    processes: int = 1
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -50,6 +52,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
     about = {
         "schema": SCHEMA,
         "key": state.key,
+        "processes": state.processes,
         "phase": state.phase,
         "step": state.step,
         "seconds": state.seconds,
@@ -62,10 +65,13 @@ def save_state(folder: Path, state: TrainingState) -> None:
     )
 
 
-def load_state(folder: Path, key: str) -> TrainingState | None:
+def load_state(
+    folder: Path, key: str, *, processes: int = 1, older_key: str = ""
+) -> TrainingState | None:
     """The state to go on from, None where there is none.
 
-    CheckpointError if the file is damaged, or if it belongs to another run than `key`.
+    CheckpointError if the file is damaged, or if it belongs to another run than `key` by so many
+    `processes`, which is `older_key` in files of schema 1.
     """
     path = folder / FILE_NAME
     try:
@@ -80,8 +86,10 @@ def load_state(folder: Path, key: str) -> TrainingState | None:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         about = json.loads(header["__metadata__"]["ofatvm-training"])
-        if about["schema"] != SCHEMA:
+        if about["schema"] not in (1, SCHEMA):
             raise ValueError(f"schema {about['schema']}, not {SCHEMA}")
+        if about["schema"] == 1:
+            key, about["processes"] = older_key or key, processes
         groups: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_safetensors(data).items():
             group, _, member = name.partition("/")
@@ -91,6 +99,7 @@ def load_state(folder: Path, key: str) -> TrainingState | None:
             phase=int(about["phase"]),
             step=int(about["step"]),
             seconds=float(about["seconds"]),
+            processes=int(about["processes"]),
             history=[{**entry, "loss": float(entry["loss"])} for entry in about["history"]],
             losses=[float(loss) for loss in about.get("losses", [])],
             tensors=groups,
@@ -113,5 +122,13 @@ def load_state(folder: Path, key: str) -> TrainingState | None:
         raise CheckpointError(
             f"{path} belongs to another run (other data, space or settings)",
             hint="give the same options to continue it, another --out, or --fresh to start over",
+        )
+    if state.processes != processes:
+        alone = state.processes == 1
+        way = "without torchrun" if alone else f"with torchrun --nproc-per-node {state.processes}"
+        raise CheckpointError(
+            f"{path} was trained by {state.processes} process{'' if alone else 'es'}, now it would "
+            f"be by {processes}",
+            hint=f"continue {way}, or start over with --fresh",
         )
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def trained(ofatvm: Run, pictures: Path, tmp_path: Path) -> Path:
 
 
 def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
-    trained: Path, ofatvm: Run, pictures: Path
+    trained: Path, ofatvm: Run, pictures: Path, tmp_path: Path
 ) -> None:
     folder = read_supernet(trained)
     assert folder.classes == ("lying", "standing", "none")
@@ -97,6 +98,15 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
     same = {"files", "figures", "classes"}
     first, second = json.loads(before), json.loads((trained / "supernet.json").read_text())
     assert {key: first[key] for key in same} == {key: second[key] for key in same}
+
+    # A shipped supernet, or one of another machine, comes without the state of its training.
+    shutil.copytree(trained, tmp_path / "copy", ignore=lambda *_: ["training"])
+    shipped = (tmp_path / "copy" / "supernet.json").read_bytes()
+    refused = ofatvm(*words(pictures, tmp_path / "copy"))
+    assert refused.code == 2
+    assert f"{tmp_path / 'copy'} holds a finished supernet" in refused.err
+    assert "--fresh" in refused.err
+    assert (tmp_path / "copy" / "supernet.json").read_bytes() == shipped
 
     # Other settings are another run.
     other = ofatvm(*words(pictures, trained, "--label-smoothing", 0.2))
@@ -212,3 +222,16 @@ def test_names_that_could_not_be_read_back_are_refused_before_training(
     assert answer.code == 2
     assert "one line of printable text" in answer.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_says_which_command_continues(
+    ofatvm: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ofatvm.pipeline.train.train_supernet", interrupted)
+    for more, again in ([], "the same command continues"), (["--fresh"], "without --fresh"):
+        answer = ofatvm(*words(pictures, tmp_path / "out", *more))
+        assert answer.code == 130
+        assert again in answer.err

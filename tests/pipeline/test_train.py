@@ -103,6 +103,19 @@ def test_what_a_kill_left_half_written_is_no_hindrance(tmp_path):
         check_out(tmp_path)
 
 
+def test_a_finished_supernet_without_a_training_is_replaced_only_afresh(tmp_path):
+    for name in ("supernet.json", "weights.safetensors", "README.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="holds a finished supernet") as caught:
+        check_out(tmp_path)
+    assert str(tmp_path) in caught.value.message
+    assert "another --out, or --fresh" in caught.value.hint
+    check_out(tmp_path, fresh=True)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "training.safetensors").touch()
+    check_out(tmp_path)
+
+
 def test_a_file_is_no_place_for_a_supernet(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

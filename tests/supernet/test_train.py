@@ -12,6 +12,7 @@ import torch
 from ofatvm.errors import CheckpointError, TrainingError
 from ofatvm.events import Notice, Progress
 from ofatvm.supernet.net import Supernet
+from ofatvm.supernet.processes import Processes
 from ofatvm.supernet.train import run_key, train
 from ofatvm.supernet.training_state import FILE_NAME, load_state, save_state
 from tests.conftest import ROOT
@@ -110,6 +111,20 @@ def test_fresh_starts_over(tmp_path):
     assert not same(weights(first), weights(other))
 
 
+def test_what_there_was_stays_until_a_fresh_run_has_a_state(tmp_path):
+    first = train(DATA, TOY, toy_config(), tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    other = toy_config(label_smoothing=0.0)
+    with pytest.raises(Stop):
+        train(DATA, TOY, other, tmp_path, fresh=True, on_event=stopping_at(2))
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert same(weights(first), weights(train(DATA, TOY, toy_config(), tmp_path)))
+    whole = train(DATA, TOY, other, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(DATA, TOY, other, tmp_path, fresh=True, save_seconds=0.0, on_event=stopping_at(3))
+    assert same(weights(whole), weights(train(DATA, TOY, other, tmp_path)))
+
+
 def test_watch_is_asked_after_every_epoch_and_cannot_disturb(tmp_path):
     def watch(supernet):
         assert not supernet.training
@@ -191,6 +206,18 @@ def test_the_key_names_data_space_settings_and_processes():
     assert key == run_key(DATA, TOY, toy_config())
     assert key != run_key(DATA, TOY, toy_config(), processes=2)
     assert math.isfinite(int(key, 16))
+
+
+def test_another_number_of_processes_is_named_as_the_reason(tmp_path):
+    train(DATA, TOY, toy_config(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"trained by 1 process, .* by 2") as caught:
+        train(DATA, TOY, toy_config(), tmp_path, processes=Processes(0, 2))
+    assert "without torchrun" in caught.value.hint
+    state = load_state(tmp_path, run_key(DATA, TOY, toy_config()))
+    save_state(tmp_path, replace(state, processes=2))
+    with pytest.raises(CheckpointError, match=r"trained by 2 processes, .* by 1") as caught:
+        train(DATA, TOY, toy_config(), tmp_path)
+    assert "torchrun --nproc-per-node 2" in caught.value.hint
 
 
 SCRIPT = """

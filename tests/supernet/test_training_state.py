@@ -18,6 +18,19 @@ STATE = TrainingState(
 )
 
 
+def about(folder, change):
+    """Replace what the file says about itself by the text that `change` makes of it."""
+    data = (folder / FILE_NAME).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["ofatvm-training"] = change(
+        json.loads(header["__metadata__"]["ofatvm-training"])
+    )
+    encoded = json.dumps(header).encode()
+    whole = len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
+    (folder / FILE_NAME).write_bytes(whole)
+
+
 def test_a_state_comes_back_as_it_was(tmp_path):
     save_state(tmp_path, STATE)
     found = load_state(tmp_path, "k")
@@ -36,6 +49,20 @@ def test_another_key_is_refused(tmp_path):
         load_state(tmp_path, "other")
 
 
+def test_a_file_of_schema_1_is_read_by_the_key_it_had(tmp_path):
+    save_state(tmp_path, STATE)
+    about(
+        tmp_path,
+        lambda found: json.dumps(
+            {name: value for name, value in found.items() if name != "processes"} | {"schema": 1}
+        ),
+    )
+    found = load_state(tmp_path, "new", processes=3, older_key="k")
+    assert (found.processes, found.step) == (3, 7)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        load_state(tmp_path, "k", processes=2, older_key="k of two")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -48,15 +75,7 @@ def test_another_key_is_refused(tmp_path):
 )
 def test_numbers_that_are_none_are_damage(tmp_path, name, value):
     save_state(tmp_path, STATE)
-    data = (tmp_path / FILE_NAME).read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    about = json.loads(header["__metadata__"]["ofatvm-training"])
-    text = json.dumps({**about, name: "HERE"}).replace('"HERE"', value)
-    header["__metadata__"]["ofatvm-training"] = text
-    encoded = json.dumps(header).encode()
-    whole = len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
-    (tmp_path / FILE_NAME).write_bytes(whole)
+    about(tmp_path, lambda found: json.dumps({**found, name: "HERE"}).replace('"HERE"', value))
     with pytest.raises(CheckpointError, match="is damaged"):
         load_state(tmp_path, "k")
 
