@@ -85,7 +85,11 @@ def check_device(run: Run, address: str, threads: int | None, allow_network: boo
 @click.option("--tracker", default=TRACKER, show_default=True, help="HOST:PORT of the tracker.")
 @click.option("--tracker-here", is_flag=True, help="Run the tracker as well, at that address.")
 @click.option("--threads", type=THREADS, help="Threads of TVM's pool; every core if left out.")
-@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--bind",
+    help="Address to listen on. If left out, 127.0.0.1 for a tracker on this machine's loopback; "
+    "for one elsewhere (--allow-network) this machine's address on the way there.",
+)
 @click.option("--port", type=PORT, help="Port to listen on; any free one if left out.")
 @click.option("--public-port", type=PORT, help="Port that clients reach it by, if another.")
 @allow_network
@@ -96,20 +100,21 @@ def serve_device(
     tracker: str,
     tracker_here: bool,
     threads: int | None,
-    bind: str,
+    bind: str | None,
     port: int | None,
     public_port: int | None,
     allow_network: bool,
 ) -> Result:
     """Supervise a board's server, and the tracker if asked to."""
     from ofatvm.device.rpc_address import parse_host_port, parse_key, require_loopback
-    from ofatvm.device.rpc_board import Options
+    from ofatvm.device.rpc_board import Options, bind_for
     from ofatvm.device.rpc_server import serve
 
-    where, bind = parse_host_port(tracker, what="--tracker"), bind.strip("[]")
-    for host in (where[0], bind):
-        require_loopback(host, allow_network=allow_network)
-    options = Options(parse_key(key), where, bind, port or 0, public_port or 0, threads or 0)
+    where = parse_host_port(tracker, what="--tracker")
+    require_loopback(where[0], allow_network=allow_network)
+    listen = bind_for(where) if bind is None else bind.strip("[]")
+    require_loopback(listen, allow_network=allow_network)
+    options = Options(parse_key(key), where, listen, port or 0, public_port or 0, threads or 0)
     try:
         serve(options, tracker_here=tracker_here, on_event=run.on_event)
     except KeyboardInterrupt:

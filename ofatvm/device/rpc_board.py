@@ -44,6 +44,7 @@ HANDSHAKE_S = 2.0
 TICK_S = 0.2
 TRACKER_S = 1.0
 RETRY_S = 1.0
+MISSED_S = 5.0
 PING_S = 2.0
 UNUSED_S = 6.0
 GONE_S = 2.0
@@ -215,6 +216,8 @@ class Agent:
         self.callers: list[Caller] = []
         self.session: Session | None = None
         self.ends: dict[str, str] = {}
+        self.missed_since = 0.0
+        self.missed = False
         self.retry_at = 0.0
         self.ping_at = 0.0
         self.unused_since = 0.0
@@ -338,11 +341,39 @@ class Agent:
                     self.unused_since = now
                 elif now - self.unused_since > UNUSED_S:
                     self.match_key = ""
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             if self.tracker is not None:
                 self.tracker.close()
             self.tracker, self.match_key = None, ""
             self.retry_at = time.monotonic() + RETRY_S
+            self.miss_tracker(error)
+        else:
+            self.find_tracker()
+
+    def miss_tracker(self, error: OSError | ValueError) -> None:
+        """Say once that the tracker is gone, when it has been for some seconds."""
+        now = time.monotonic()
+        self.missed_since = self.missed_since or now
+        if not self.missed and now - self.missed_since > MISSED_S:
+            self.missed = True
+            reason = getattr(error, "strerror", None) or error
+            say(
+                f"{self.tracker_name} does not answer ({str(reason).lower()}): nobody can reach "
+                "this board until it does; it is asked again every second"
+            )
+
+    def find_tracker(self) -> None:
+        """Say that a tracker that was missed is there."""
+        self.missed_since = 0.0
+        if self.missed:
+            self.missed = False
+            say(f"{self.tracker_name} answers: this board can be reached")
+
+    @property
+    def tracker_name(self) -> str:
+        """The tracker, for a line about it."""
+        host, port = self.options.tracker
+        return f"the tracker at {host}:{port}"
 
     def connect_tracker(self) -> None:
         """Introduce the board; OSError or ValueError if the tracker does not answer as one."""
@@ -552,12 +583,29 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def bind_for(tracker: tuple[str, int]) -> str:
+    """The address to listen on that a tracker's clients come to: this machine's, seen from there.
+
+    It is loopback for a tracker on loopback, and every address where the way there is unknown.
+    """
+    host, port = tracker
+    if is_loopback(host):
+        return "::1" if ":" in host else "127.0.0.1"
+    with contextlib.suppress(OSError, UnicodeError):
+        for family, kind, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+            # Nothing is sent: the system only looks which way it would go.
+            with contextlib.suppress(OSError), socket.socket(family, kind) as way:
+                way.connect(where)
+                return str(way.getsockname()[0])
+    return "0.0.0.0"
+
+
 def parsed_arguments(words: list[str] | None = None) -> tuple[Options, int]:
     """Options from the command line, and the parent to end with."""
     parser = argparse.ArgumentParser(description="Offer this machine to a TVM RPC tracker.")
     parser.add_argument("--key", required=True, help="what boards of this kind are called")
     parser.add_argument("--tracker", default="127.0.0.1:9190", help="HOST:PORT of the tracker")
-    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--bind", help="address to listen on; if left out, where the tracker is")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: any free one")
     parser.add_argument("--public-port", type=int, default=0, help="the tunnel's port, if another")
     parser.add_argument("--threads", type=int, default=0, help="threads of TVM; 0: every core")
@@ -567,11 +615,12 @@ def parsed_arguments(words: list[str] | None = None) -> tuple[Options, int]:
     host, colon, port = given.tracker.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         parser.error(f"--tracker must be HOST:PORT, got {given.tracker!r}")
-    if not given.allow_network and not (is_loopback(host) and is_loopback(given.bind)):
-        parser.error("whoever connects can run anything: use `ssh -L`, or --allow-network")
     tracker = (host, int(port))
+    bind = given.bind or bind_for(tracker)
+    if not given.allow_network and not (is_loopback(host) and is_loopback(bind)):
+        parser.error("whoever connects can run anything: use `ssh -L`, or --allow-network")
     options = Options(
-        given.key, tracker, given.bind, given.port, given.public_port, max(0, given.threads)
+        given.key, tracker, bind, given.port, given.public_port, max(0, given.threads)
     )
     return options, given.parent
 

@@ -67,8 +67,9 @@ class _Child:
             for line in said:
                 text = line.strip()
                 self.last_words = text or self.last_words
-                if text.startswith(("serving ", "the agent ", "a session ")):
-                    self.on_event(Notice("info", text))
+                if text.startswith(("serving ", "the agent ", "a session ", "the tracker ")):
+                    missing = text.startswith("the tracker ") and "does not answer" in text
+                    self.on_event(Notice("warning" if missing else "info", text))
 
     def end(self) -> None:
         """Ask the process to end, and make it."""

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.rpc_boards import KEY, Stage, free_port, staged, until
+from tests.rpc_boards import KEY, Stage, free_port, kill_tree, staged, until
 
 Ofatvm = Callable[..., Any]
 
@@ -99,6 +99,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from ofatvm.cli.main import main
 sys.exit(main())
 """
+
+
+def test_serving_says_that_the_tracker_is_gone_and_that_it_is_back(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with staged(0) as stage, said.open("w") as stream:
+        words = ("serve", "--key", KEY, "--tracker", f"127.0.0.1:{stage.port}", "--threads", "1")
+        command = [sys.executable, "-c", SERVE, "devices", *words]
+        serving = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=stream, text=True
+        )
+        try:
+            until(lambda: stage.free() == 1)
+            assert "the tracker" not in said.read_text()
+            kill_tree(stage.tracker)
+            until(lambda: "does not answer" in said.read_text())
+            stage.start_tracker()
+            until(lambda: "answers: this board can be reached" in said.read_text())
+            until(lambda: stage.free() == 1)
+        finally:
+            serving.terminate()
+            serving.wait(60)
+    lines = [line for line in said.read_text().splitlines() if "the tracker" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"warning: the tracker at 127.0.0.1:{stage.port} does not answer")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
