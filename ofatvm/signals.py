@@ -1,4 +1,4 @@
-"""Signals between processes: ending with a parent, and holding interrupts back for a while."""
+"""Signals between processes: ending with a parent, and keeping interrupts away for a while."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ PR_SET_PDEATHSIG = 1
 def end_with_parent() -> None:
     """Let this process be killed when the one that started it ends, however it does (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def block_interrupts() -> None:
+    """Let this thread and the processes that it starts never see an interrupt.
+
+    A terminal's Ctrl-C goes to all processes of a command. The one that people started ends the
+    others, which must not die before it knows why.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Start processes in this block that never see an interrupt; this one sees it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

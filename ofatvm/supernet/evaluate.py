@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,8 +15,8 @@ from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import Images, eval_batches
 from ofatvm.errors import MeasurementError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.executor import ChildExecutor
 from ofatvm.measurement import check_finite
-from ofatvm.signals import end_with_parent
 from ofatvm.supernet.calibrate import recalibrated
 from ofatvm.supernet.checkpoint import load_weights
 from ofatvm.supernet.images import Normaliser
@@ -83,27 +80,21 @@ def evaluate(
     on_event(StageStarted("evaluate", len(archs)))
     results: dict[int, np.ndarray] = {}
     load_weights(weights, space)  # what is wrong with them is said here, not by a worker
-    executor = ProcessPoolExecutor(
-        max_workers=min(len(os.sched_getaffinity(0)), max(len(archs), 1)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(weights, space, exam),
-    )
+    given = weights, space, exam
     try:
-        jobs = {executor.submit(_examine, arch): index for index, arch in enumerate(archs)}
-        for job in as_completed(jobs):
-            index = jobs[job]
-            results[index] = job.result()
-            on_result(archs[index], results[index])
-            top1 = 100 * results[index].mean()
-            detail = f"{archs[index].encode()} {top1:.2f} %"
-            on_event(Progress("evaluate", len(results), len(archs), detail))
+        with ChildExecutor(max(len(archs), 1), initialise=_start, given=given) as executor:
+            jobs = {executor.submit(_examine, arch): index for index, arch in enumerate(archs)}
+            for job in as_completed(jobs):
+                index = jobs[job]
+                results[index] = job.result()
+                on_result(archs[index], results[index])
+                top1 = 100 * results[index].mean()
+                detail = f"{archs[index].encode()} {top1:.2f} %"
+                on_event(Progress("evaluate", len(results), len(archs), detail))
     except BrokenExecutor:
         raise MeasurementError(
             "a process that evaluates subnets died", hint="is there enough memory?"
         ) from None
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
     on_event(StageFinished("evaluate", f"{len(archs)} subnets", monotonic() - started))
     return np.stack([results[index] for index in range(len(archs))])
 
@@ -112,9 +103,7 @@ _WORKER: dict[str, tuple[Supernet, Exam]] = {}
 
 
 def _start(weights: Path, space: ArchSpace, exam: Exam) -> None:
-    """Load the weights once a worker process, which uses one thread and leaves Ctrl-C alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    """Load the weights once a worker process, which uses one thread."""
     torch.set_num_threads(1)
     keep_memory()
     _WORKER["exam"] = (load_weights(weights, space), exam)

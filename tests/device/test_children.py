@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,56 @@ def test_children_know_their_number_of_threads() -> None:
         assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"
     finally:
         pool.shutdown()
+
+
+def interrupt_itself() -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return os.getpid()
+
+
+def start_and_wait(path: str) -> None:
+    """Start another process, say which, and hang."""
+    started = subprocess.Popen(["sleep", "3600"])
+    Path(path).write_text(f"{os.getpid()} {started.pid} ")
+    started.wait()
+
+
+def is_there(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_an_interrupt_does_not_reach_children() -> None:
+    pool = child_pool(set_threads, 1, timeout_s=60.0)
+    try:
+        assert pool.submit(interrupt_itself).result() == pool.submit(os.getpid).result()
+    finally:
+        pool.shutdown()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_pool_ends_with_all_that_its_children_started(tmp_path: Path, stopped: bool) -> None:
+    pool = child_pool(set_threads, 1, timeout_s=3600.0, children=2)
+    said = tmp_path / "first", tmp_path / "second"
+    jobs = [pool.submit(start_and_wait, str(path)) for path in (*said, *said, *said)]
+    deadline = time.monotonic() + 120.0
+    while not all(path.exists() and path.read_text().endswith(" ") for path in said):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes = [int(number) for path in said for number in path.read_text().split()]
+    assert all(map(is_there, processes))
+    if stopped:
+        os.kill(processes[0], signal.SIGSTOP)
+    pool.shutdown()
+    assert all(job.done() for job in jobs)
+    assert not any(map(is_there, processes))
+
+
+def test_a_pool_whose_children_died_ends() -> None:
+    pool = child_pool(set_threads, 1, timeout_s=60.0)
+    os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
+    for _ in range(5):
+        pool.submit(time.sleep, 3600)
+    pool.shutdown()

@@ -17,11 +17,11 @@ from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.tune import BATCH
 from tests.conftest import ROOT
+from tests.sessions import PATIENCE_S, wait_until_all_left
 from tests.tuning.tuning_process import WORKLOADS
 
 TRIALS = 24
 KILLS = 5
-PATIENCE_S = 200.0
 
 
 class Run:
@@ -55,20 +55,7 @@ class Run:
         """End the process as nothing else does; its workers must notice by themselves."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        deadline = time.monotonic() + PATIENCE_S
-        while self.is_anyone_left():
-            assert time.monotonic() < deadline, "workers outlive the run they belong to"
-            time.sleep(0.05)
-
-    def is_anyone_left(self) -> bool:
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                words = path.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(words[3]) == self.process.pid and words[0] != "Z":
-                return True
-        return False
+        wait_until_all_left(self.process.pid)
 
     def acknowledged(self) -> int:
         """How many trials the run said were on disk."""
