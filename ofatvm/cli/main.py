@@ -26,6 +26,7 @@ import functools
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ LAZY = {
 }
 DEFAULT_WORKSPACE = Path(".ofatvm")
 INTERRUPTED = 130
+FIRST_SPEAKS_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,19 @@ def _run(words: list[str], *, as_json: bool) -> int:
         if isinstance(caught, BrokenPipeError) and stdout_closed():
             return 1
         error, kind = _system_error(caught)
+    if _follows():
+        if kind == "Interrupted":
+            return INTERRUPTED
+        # What fails here fails in the first process too, nearly always: then torchrun ends this
+        # one, once the first has said why.
+        time.sleep(FIRST_SPEAKS_SECONDS)
     print_error(error, as_json=as_json, kind=kind)
     return error.exit_code
+
+
+def _follows() -> bool:
+    """Whether this is one of several processes of torchrun, and not the first."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def _click_error(caught: click.ClickException) -> OfatvmError:

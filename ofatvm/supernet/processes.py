@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ofatvm.errors import UsageError
+from ofatvm.errors import TrainingError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Processes:
             return True
         own = torch.tensor(numbers)
         all_of_them = [torch.empty_like(own) for _ in range(self.count)]
-        torch.distributed.all_gather(all_of_them, own)
+        with _reaching_all():
+            torch.distributed.all_gather(all_of_them, own)
         return all(torch.equal(each, own) for each in all_of_them)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], loss: float) -> float:
@@ -46,12 +47,25 @@ class Processes:
         used = torch.tensor([float(parameter.grad is not None) for parameter in held])
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
         flat = torch.cat([*(grad.reshape(-1) for grad in grads), used, torch.tensor([loss])])
-        torch.distributed.all_reduce(flat)
+        with _reaching_all():
+            torch.distributed.all_reduce(flat)
         flat /= self.count
         *means, used, mean_loss = flat.split([*(grad.numel() for grad in grads), len(held), 1])
         for parameter, mean, share in zip(held, means, used.tolist(), strict=True):
             parameter.grad = mean.view_as(parameter) if share else None
         return float(mean_loss)
+
+
+@contextmanager
+def _reaching_all() -> Iterator[None]:
+    """TrainingError, within, if one of the others is gone."""
+    try:
+        yield
+    except RuntimeError:
+        raise TrainingError(
+            "another of the processes that train together has ended",
+            hint="mend what it says; the same command continues",
+        ) from None
 
 
 @contextmanager

@@ -112,6 +112,26 @@ def test_a_failure_is_one_line_and_in_json_one_object(
     assert answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize(("ended", "said"), [(True, ""), (False, "error: it broke\n")])
+def test_of_several_processes_the_first_speaks(
+    ofatvm: Ofatvm, body: Any, monkeypatch: Any, ended: bool, said: str
+) -> None:
+    def wait(seconds: float) -> None:
+        if ended:  # by torchrun, because the first has failed
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module.time, "sleep", wait)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    body(raising(errors.OfatvmError("it broke")))
+    monkeypatch.setenv("RANK", "0")
+    assert ofatvm("try").err == "error: it broke\n"
+    monkeypatch.setenv("RANK", "1")
+    assert ofatvm("try").err == said
+    body(raising(KeyboardInterrupt()))
+    answer = ofatvm("try")
+    assert (answer.code, answer.err) == (130, "")
+
+
 def test_sqlite_errors_are_store_errors(ofatvm: Ofatvm, body: Any) -> None:
     body(raising(sqlite3.DatabaseError("database disk image is malformed")))
     answer = ofatvm("try", "--json")
