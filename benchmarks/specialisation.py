@@ -94,9 +94,9 @@ def side_by_side(
     with (
         on_threads(target, folder, threads, workspace) as setup,
         Store.open(workspace) as store,
-        open_device(setup, store) as device,
+        open_device(setup, store, fresh=True) as device,
     ):
-        return measure(setup, store, device, archs, source="profile", protocol=FINAL, reuse=False)
+        return measure(setup, store, device, archs, source="profile", protocol=FINAL)
 
 
 def main() -> None:

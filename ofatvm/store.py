@@ -139,18 +139,28 @@ class Store:
         threads: int | None = None,
         kind: str | None = None,
         source: str | None = None,
+        after: int = 0,
     ) -> list[Measurement]:
-        """The measurements of a target in the order they were added; None matches anything."""
+        """The measurements of a target in the order they were added; None matches anything.
+
+        Those up to the id `after` are left out.
+        """
         wanted = dict(zip(FILTERS, (target, space, threads, kind, source), strict=True))
         wanted = {name: value for name, value in wanted.items() if value is not None}
-        where = " AND ".join(f"{name} = ?" for name in wanted)
+        where = " AND ".join(["id > ?", *(f"{name} = ?" for name in wanted)])
         names = ", ".join(f'"{name}"' for name in COLUMNS)
         with _explained(self.path):
             rows = self._connection.execute(
                 f"SELECT id, {names} FROM measurements WHERE {where} ORDER BY id",
-                list(wanted.values()),
+                [after, *wanted.values()],
             ).fetchall()
         return [self._measurement(row[0], row[1:]) for row in rows]
+
+    def newest(self) -> int:
+        """The id of the measurement that was added last, 0 for none."""
+        with _explained(self.path):
+            row = self._connection.execute("SELECT max(id) FROM measurements").fetchone()
+        return int(row[0] or 0)
 
     def _measurement(self, number: int, row: tuple[Any, ...]) -> Measurement:
         try:

@@ -97,7 +97,7 @@ def command(
                 "--kernels shows what was counted in a simulation",
                 hint="add --device simulated",
             )
-        with open_device(setup, store, on_event=run.on_event) as opened:
+        with open_device(setup, store, fresh=fresh, on_event=run.on_event) as opened:
             if kernels:
                 assert isinstance(opened, SimulatedDevice)
                 return _kernels(setup.target, breakdown(setup, opened, chosen))
@@ -109,7 +109,6 @@ def command(
                 source="final" if final else "profile",
                 protocol=FINAL if final else SAMPLE,
                 seed=seed,
-                reuse=not fresh,
                 on_event=run.on_event,
             )
         target = setup.target

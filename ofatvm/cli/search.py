@@ -87,7 +87,7 @@ def command(
         name = bundle_name(key, source.weights)
         place = out or run.workspace / "bundles" / name
         check_destination(place, replace=True)
-        with open_device(setup, store, on_event=run.on_event) as opened:
+        with open_device(setup, store, fresh=fresh, on_event=run.on_event) as opened:
             found = search(
                 setup,
                 store,

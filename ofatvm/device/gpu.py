@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
-from ofatvm.device.gpu_visit import GpuSpec, reference_s, visit_gpu, yardstick_s
+from ofatvm.device.gpu_visit import GpuSpec, reference_time, visit_gpu, yardstick_s
+from ofatvm.device.reference import Reference
 from ofatvm.device.rpc import BoardDevice
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
@@ -39,7 +40,9 @@ class GpuDevice(BoardDevice):
         """
         self.runs_on = runs_on
         self.yardstick = self._spec(yardstick)
-        self.reference_s = reference_s
+        self.visit_reference = Reference(
+            reference_s, lambda: self.undisturbed_s((reference_time, (self.yardstick,)))
+        )
         super().__init__(
             BoardPool(
                 address,
@@ -56,12 +59,6 @@ class GpuDevice(BoardDevice):
         """See `BoardDevice.visit_job`."""
         words = (self._spec(program), self.yardstick, protocol.warmup_ms, protocol.block_ms)
         return visit_gpu, words
-
-    def visit_reference(self) -> float:
-        """See `BoardDevice.visit_reference`."""
-        if self.reference_s is None:
-            self.reference_s = self.undisturbed_s((reference_s, (self.yardstick,)))
-        return self.reference_s
 
     def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """Of no kernels, no times; there are no kernels of a GPU that run alone."""

@@ -47,7 +47,7 @@ def yardstick_s(yardstick: GpuSpec) -> float:
     return sorted(_network(yardstick).samples_ms(YARDSTICK_CALLS))[YARDSTICK_CALLS // 2] / 1e3
 
 
-def reference_s(yardstick: GpuSpec) -> float:
+def reference_time(yardstick: GpuSpec) -> float:
     """The yardstick's seconds on an undisturbed board: the least of some medians."""
     yardstick_s(yardstick)  # a GPU takes some time to reach its full clock
     return min(yardstick_s(yardstick) for _ in range(REFERENCE_ROUNDS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.children import LOST, child_pool, last_line
 from ofatvm.device.exclusive import MeasuringLock
+from ofatvm.device.reference import Reference
 from ofatvm.device.rounds import (
     KERNEL_MS,
     STRIKES,
@@ -63,9 +65,13 @@ class LocalDevice:
         """
         self.threads = threads
         self.calibration = [program_spec(kernel) for kernel in calibration]
-        self.reference_s = reference_s
         self.yardstick = None if yardstick is None else program_spec(yardstick)
-        self.yardstick_s = yardstick_s
+        self.kernel_reference = Reference(reference_s, partial(self._undisturbed, self.calibration))
+        self.visit_reference = (
+            self.kernel_reference
+            if self.yardstick is None
+            else Reference(yardstick_s, partial(self._undisturbed, self.yardstick))
+        )
         self._pool: PopenPoolExecutor | None = None
         self._lock = MeasuringLock()
 
@@ -99,7 +105,7 @@ class LocalDevice:
             len(programs),
             protocol,
             seed=seed,
-            reference_s=self.visit_reference(),
+            reference=self.visit_reference,
             visit=lambda order: ((i, self._visit(programs[i], protocol)) for i in order),
             fresh=self._restart,
             on_visit=on_visit,
@@ -108,22 +114,9 @@ class LocalDevice:
 
     def time_kernels(self, kernels: Sequence[CompiledKernel]) -> dict[str, float]:
         """See `Device.time_kernels`; DeviceError if one fails."""
-        reference = self.reference()
-        return least_ms(((job, self._time(job)) for job in kernel_jobs(kernels)), reference)
-
-    def reference(self) -> float:
-        """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
-        if self.reference_s is None:
-            self.reference_s = float(self._calibrate(reference_time, self.calibration))
-        return self.reference_s
-
-    def visit_reference(self) -> float:
-        """Seconds that what visits are normalised by takes undisturbed."""
-        if self.yardstick is None:
-            return self.reference()
-        if self.yardstick_s is None:
-            self.yardstick_s = float(self._calibrate(reference_time, self.yardstick))
-        return self.yardstick_s
+        self.kernel_reference.get()
+        jobs = kernel_jobs(kernels)
+        return least_ms(((job, self._time(job)) for job in jobs), self.kernel_reference)
 
     def _visit(self, program: Program, protocol: Protocol) -> Visited:
         try:
@@ -153,6 +146,9 @@ class LocalDevice:
     def check(self) -> None:
         """Run the calibration kernels; DeviceError if even they fail."""
         self._calibrate(time_kernels, [], self.calibration, 1.0)
+
+    def _undisturbed(self, yardstick: Spec | list[Spec]) -> float:
+        return float(self._calibrate(reference_time, yardstick))
 
     def _calibrate(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ofatvm.compiler.base import CompiledKernel
+from ofatvm.device.reference import Reference
 from ofatvm.device.timing import Latency, Protocol, Visit, calm_rounds, summarise
 
 STRIKES = 2
@@ -24,7 +25,7 @@ def measure_in_rounds(
     protocol: Protocol,
     *,
     seed: int,
-    reference_s: float,
+    reference: Reference,
     visit: Callable[[Sequence[int]], Iterable[tuple[int, Visited]]],
     fresh: Callable[[], None],
     on_visit: Callable[[int, int], None],
@@ -33,8 +34,10 @@ def measure_in_rounds(
     """Latencies of `count` programs; a program that fails `strikes` times is given up.
 
     `visit` visits the programs of one round in the order given and yields each with what came of
-    it; `fresh` begins a fresh process where the protocol has several.
+    it; `fresh` begins a fresh process where the protocol has several. Visits that prove the
+    yardstick's `reference` too long lower it.
     """
+    reference_s = reference.get()
     rng = np.random.default_rng(seed)
     visits: list[list[Visit]] = [[] for _ in range(count)]
     failures: list[list[str]] = [[] for _ in range(count)]
@@ -59,6 +62,7 @@ def measure_in_rounds(
                 fine = [v for v, f in zip(visits, failures, strict=True) if len(f) < strikes and v]
                 if all(_precise(found, reference_s, protocol) for found in fine):
                     break
+    reference_s = reference.prove([s for found in visits for v in found for s in v.calibration_s])
     return [
         summarise(found, reference_s)
         if found and len(failed) < strikes
@@ -84,14 +88,17 @@ def kernel_jobs(kernels: Sequence[CompiledKernel]) -> list[list[CompiledKernel]]
 
 
 def least_ms(
-    jobs: Iterable[tuple[Sequence[CompiledKernel], Timed]], reference_s: float
+    jobs: Iterable[tuple[Sequence[CompiledKernel], Timed]], reference: Reference
 ) -> dict[str, float]:
     """Milliseconds by digest: the least of a kernel's passes.
 
-    Each is divided by how much slower than their reference the calibration kernels ran beside it.
+    Each is divided by how much slower than their reference the calibration kernels ran beside it,
+    which they may prove too long.
     """
+    timed = list(jobs)
+    reference_s = reference.prove([calibration for _, (_, calibration) in timed])
     result: dict[str, float] = {}
-    for kernels, (times, calibration) in jobs:
+    for kernels, (times, calibration) in timed:
         for kernel, seconds in zip(kernels, times, strict=True):
             normal_ms = seconds * 1e3 / max(1.0, calibration / reference_s)
             result[kernel.digest] = min(normal_ms, result.get(kernel.digest, normal_ms))

@@ -18,6 +18,7 @@ from typing import Self
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
 from ofatvm.device.local import kernel_error, program_spec
+from ofatvm.device.reference import Reference
 from ofatvm.device.rounds import (
     KERNEL_MS,
     Timed,
@@ -29,7 +30,7 @@ from ofatvm.device.rounds import (
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Failed, Job
 from ofatvm.device.timing import Latency, Protocol
-from ofatvm.device.visit import reference_time, time_kernels, visit_program
+from ofatvm.device.visit import Spec, reference_time, time_kernels, visit_program
 from ofatvm.errors import DeviceError
 from ofatvm.events import Event, ignore
 from ofatvm.measurement import Kind
@@ -43,6 +44,8 @@ class BoardDevice(ABC):
     """
 
     kind: Kind = "measured"
+    visit_reference: Reference
+    """The undisturbed time of what visits are normalised by."""
 
     def __init__(self, boards: BoardPool) -> None:
         """`boards`: those of one key."""
@@ -80,7 +83,7 @@ class BoardDevice(ABC):
                 len(programs),
                 protocol,
                 seed=seed,
-                reference_s=self.visit_reference(),
+                reference=self.visit_reference,
                 visit=lambda order: self._visit([jobs[i] for i in order], order),
                 fresh=self.boards.release,
                 on_visit=on_visit,
@@ -91,10 +94,6 @@ class BoardDevice(ABC):
     @abstractmethod
     def visit_job(self, program: Program, protocol: Protocol) -> Job:
         """What a board's session process does for one visit of a program."""
-
-    @abstractmethod
-    def visit_reference(self) -> float:
-        """Seconds that what visits are normalised by takes undisturbed; DeviceError if it fails."""
 
     def undisturbed_s(self, job: Job) -> float:
         """The seconds that a job finds for a yardstick; DeviceError if it fails."""
@@ -135,9 +134,13 @@ class RpcDevice(BoardDevice):
         Addresses come from `parse_address`, which refuses hosts that are not this one.
         """
         self.calibration = [program_spec(kernel) for kernel in calibration]
-        self.reference_s = reference_s
         self.yardstick = None if yardstick is None else program_spec(yardstick)
-        self.yardstick_s = yardstick_s
+        self.kernel_reference = self._reference(reference_s, self.calibration)
+        self.visit_reference = (
+            self.kernel_reference
+            if self.yardstick is None
+            else self._reference(yardstick_s, self.yardstick)
+        )
         super().__init__(
             BoardPool(
                 address,
@@ -160,23 +163,13 @@ class RpcDevice(BoardDevice):
         if not kernels:
             return {}
         try:
-            return least_ms(self._timed(kernel_jobs(kernels)), self.reference())
+            self.kernel_reference.get()
+            return least_ms(self._timed(kernel_jobs(kernels)), self.kernel_reference)
         finally:
             self.boards.release()
 
-    def reference(self) -> float:
-        """Seconds that the calibration kernels take undisturbed; DeviceError if they fail."""
-        if self.reference_s is None:
-            self.reference_s = self.undisturbed_s((reference_time, (self.calibration,)))
-        return self.reference_s
-
-    def visit_reference(self) -> float:
-        """Seconds that what visits are normalised by takes undisturbed."""
-        if self.yardstick is None:
-            return self.reference()
-        if self.yardstick_s is None:
-            self.yardstick_s = self.undisturbed_s((reference_time, (self.yardstick,)))
-        return self.yardstick_s
+    def _reference(self, seconds: float | None, yardstick: Spec | list[Spec]) -> Reference:
+        return Reference(seconds, lambda: self.undisturbed_s((reference_time, (yardstick,))))
 
     def _timed(
         self, parts: Sequence[Sequence[CompiledKernel]]

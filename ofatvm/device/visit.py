@@ -9,6 +9,7 @@ from typing import Any
 
 from ofatvm.device.children import set_threads
 from ofatvm.device.loaded import Loaded, load_program
+from ofatvm.device.reference import undisturbed
 
 MAX_LOADED = 24
 CALIBRATION_S = 0.005
@@ -64,7 +65,7 @@ def reference_time(yardstick: Spec | list[Spec]) -> float:
     found = [_calibrate(yardstick)]
     while len(found) < REFERENCE_ROUNDS and time.monotonic() < until:
         found.append(_calibrate(yardstick))
-    return sorted(found)[len(found) // 10]
+    return undisturbed(found)
 
 
 def _program(path: str, sizes: tuple[int, ...]) -> Loaded:

@@ -15,6 +15,7 @@ from ofatvm.events import Event, ignore
 from ofatvm.pipeline.device_choice import LOCAL, SIMULATED, require_local
 from ofatvm.pipeline.gpu import open_gpu, require_gpu
 from ofatvm.pipeline.measure import device_state, programs_for
+from ofatvm.pipeline.references import HOLDS_AFTER, KERNEL_TIMES, begin_anew, hold
 from ofatvm.pipeline.setup import CALIBRATION, Setup
 from ofatvm.store import Store
 
@@ -27,24 +28,30 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_device(
-    setup: Setup, store: Store, *, on_event: Callable[[Event], None] = ignore
+    setup: Setup,
+    store: Store,
+    *,
+    fresh: bool = False,
+    on_event: Callable[[Event], None] = ignore,
 ) -> Iterator[Device]:
     """The setup's device, ready to measure.
 
     Reference times of devices that need them are taken once per target and thread count, and kept
     before anything is measured by them, so that latencies of different days and of interrupted runs
-    can be compared.
+    can be compared. `fresh` forgets what the store holds of the device.
     """
     if setup.device == SIMULATED:
         from ofatvm.device.simulated import SimulatedDevice
 
         with SimulatedDevice(setup.target, setup.workspace / "simulator") as simulated:
+            if fresh:
+                begin_anew(store, device_state(setup, simulated))
             yield simulated
         return
     if setup.gpu:
         require_gpu(setup)
         yardstick, run = yardstick_program(setup), device_state(setup)
-        with open_gpu(setup, store, yardstick, run, on_event=on_event) as boards:
+        with open_gpu(setup, store, yardstick, run, fresh=fresh, on_event=on_event) as boards:
             yield boards
         return
     kernels = setup.library.require(CALIBRATION)
@@ -55,17 +62,10 @@ def open_device(
         f"reference-{library_digest(kernels.values())}",
         f"yardstick-{setup.resolution}-{library_digest(yardstick.kernels)}",
     ]
-    references = [store.get_state(run, key) for key in keys]
     device: LocalDevice | RpcDevice
     if setup.device == LOCAL:
         require_local(setup.target)
-        device = _local(setup)(
-            setup.target.threads,
-            calibration,
-            references[0],
-            yardstick=yardstick,
-            yardstick_s=references[1],
-        )
+        device = _local(setup)(setup.target.threads, calibration, yardstick=yardstick)
     else:
         from ofatvm.device.rpc import RpcDevice
         from ofatvm.device.rpc_address import parse_address
@@ -74,18 +74,15 @@ def open_device(
             parse_address(setup.device, allow_network=setup.allow_network),
             setup.target.threads,
             calibration,
-            references[0],
             yardstick=yardstick,
-            yardstick_s=references[1],
             allow_network=setup.allow_network,
             on_event=on_event,
         )
     with device:
-        for key, held, take in zip(
-            keys, references, (device.reference, device.visit_reference), strict=True
-        ):
-            if held is None:
-                store.put_state(run, key, take())
+        if fresh:
+            begin_anew(store, run, keys)
+        hold(store, run, keys[0], device.kernel_reference, KERNEL_TIMES)
+        hold(store, run, keys[1], device.visit_reference, HOLDS_AFTER)
         yield device
 
 

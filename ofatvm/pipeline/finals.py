@@ -127,16 +127,19 @@ def _raise_infeasible(run: SearchState, points: Sequence[Point]) -> None:
     top1 = np.array([point.accuracy_percent for point in points])
     violation = run.budget.violation(rows, run.setup.tables, latency, top1)
     nearest = points[int(np.argmin(violation))]
+    unstable = nearest.measurement.unstable
     raise InfeasibleBudgetError(
         f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
         f"{run.setup.target.threads} threads; the best achievable {nearest.measurement.kind} "
-        f"{nearest.latency_ms:.3g} ms at {nearest.accuracy_percent:.2f} % "
-        f"{nearest.top1.kind} top-1",
-        hint=f"it is {nearest.arch.encode()}; relax a limit",
+        f"{nearest.latency_ms:.3g} ms{' (unstable)' if unstable else ''} at "
+        f"{nearest.accuracy_percent:.2f} % {nearest.top1.kind} top-1",
+        hint=f"it is {nearest.arch.encode()}; "
+        + ("try on a quiet machine, or relax a limit" if unstable else "relax a limit"),
         best={
             "arch": nearest.arch.encode(),
             "latency_ms": nearest.latency_ms,
             "latency_kind": nearest.measurement.kind,
+            "unstable": unstable,
             "accuracy_percent": nearest.accuracy_percent,
             "accuracy_kind": nearest.top1.kind,
             "predicted_accuracy_percent": nearest.top1.predicted_percent,

@@ -17,6 +17,7 @@ from ofatvm.device.base import Device
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.device_choice import NONE, no_gpu
+from ofatvm.pipeline.references import HOLDS_AFTER, begin_anew, hold
 from ofatvm.pipeline.setup import Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
@@ -93,24 +94,27 @@ def open_gpu(
     yardstick: Program,
     run: str,
     *,
+    fresh: bool = False,
     on_event: Callable[[Event], None] = ignore,
 ) -> Iterator[Device]:
-    """The boards of the setup, ready to measure; the yardstick's time is kept in the store."""
+    """The boards of the setup, ready to measure; the yardstick's time is kept in the store.
+
+    `fresh` forgets what the store holds of them.
+    """
     from ofatvm.device.gpu import GpuDevice
     from ofatvm.device.rpc_address import parse_address
 
     key = f"yardstick-{yardstick.path.stem}"
-    held = store.get_state(run, key)
     device = GpuDevice(
         parse_address(setup.device, allow_network=setup.allow_network),
         yardstick,
-        held,
         allow_network=setup.allow_network,
         on_event=on_event,
     )
     with device:
-        if held is None:
-            store.put_state(run, key, device.visit_reference())
+        if fresh:
+            begin_anew(store, run, [key])
+        hold(store, run, key, device.visit_reference, HOLDS_AFTER)
         yield device
 
 

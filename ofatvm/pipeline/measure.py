@@ -22,11 +22,12 @@ from ofatvm.device.base import Device
 from ofatvm.device.rpc_address import parse_address
 from ofatvm.device.timing import SAMPLE, Latency, Protocol
 from ofatvm.errors import MeasurementError
-from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
+from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.graph import operator_graph
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.device_choice import RPC
 from ofatvm.pipeline.gpu import gpu_digest, gpu_programs, known_costs
+from ofatvm.pipeline.references import KERNEL_TIMES, holds_after
 from ofatvm.pipeline.relay import relay_programs, road_versions
 from ofatvm.pipeline.setup import CALIBRATION, Setup, built, program_path
 from ofatvm.predict.features import BlockTable
@@ -81,15 +82,18 @@ def kernel_times(
     Times are kept in the store by kernel digest; only new kernels are timed.
     """
     run = device_state(setup, device)
-    known: dict[str, float] = store.get_state(run, "kernel-times", {})
+    known: dict[str, float] = store.get_state(run, KERNEL_TIMES, {})
     new = [kernel for kernel in kernels if kernel.digest not in known]
     if new:
         started = monotonic()
         on_event(StageStarted("kernels", len(new), "each kernel timed alone"))
-        for start in range(0, len(new), TIMED_AT_ONCE):
-            known |= device.time_kernels(new[start : start + TIMED_AT_ONCE])
-            store.put_state(run, "kernel-times", known)
-            on_event(Progress("kernels", min(start + TIMED_AT_ONCE, len(new)), len(new)))
+        while missing := [kernel for kernel in kernels if kernel.digest not in known]:
+            times_ms = device.time_kernels(missing[:TIMED_AT_ONCE])
+            # Timing them may have shown that those before do not hold.
+            known = store.get_state(run, KERNEL_TIMES, {}) | times_ms
+            store.put_state(run, KERNEL_TIMES, known)
+            done = sum(kernel.digest in known for kernel in new)
+            on_event(Progress("kernels", done, len(new)))
         on_event(StageFinished("kernels", f"{len(new)} timed", monotonic() - started))
     times = {kernel.workload: known[kernel.digest] for kernel in kernels}
     return additive_times(setup, times)
@@ -149,20 +153,37 @@ def measure(
     source: str,
     protocol: Protocol = SAMPLE,
     seed: int = 0,
-    reuse: bool = True,
     on_event: Callable[[Event], None] = ignore,
 ) -> list[Measurement]:
     """A stored measurement for each architecture, in order.
 
-    With `reuse`, what the store holds for the same kernels and source is taken instead of measured.
-    Measurements are committed group by group; each group's visits are interleaved.
+    What the store holds for the same kernels and source is taken instead of measured. Measurements
+    are committed group by group; each group's visits are interleaved. A group that shows that those
+    before it do not hold, since the yardstick's reference was too long, has them measured anew.
     """
+    run = device_state(setup, device)
+    while True:
+        after = holds_after(store, run)
+        found = _measured(setup, store, device, archs, source, protocol, seed, on_event)
+        if holds_after(store, run) == after:
+            return found
+        on_event(Notice("info", "the machine was busy when its yardstick was timed: once more"))
+
+
+def _measured(
+    setup: Setup,
+    store: Store,
+    device: Device,
+    archs: Sequence[Arch],
+    source: str,
+    protocol: Protocol,
+    seed: int,
+    on_event: Callable[[Event], None],
+) -> list[Measurement]:
     distinct = list(dict.fromkeys(archs))
     digests = {arch: _digest(setup, arch) for arch in distinct}
-    found: dict[Arch, Measurement] = {}
-    if reuse:
-        held = stored(setup, store, device, digests, source=source)
-        found = {arch: held[arch.encode()] for arch in distinct if arch.encode() in held}
+    held = stored(setup, store, device, digests, source=source)
+    found = {arch: held[arch.encode()] for arch in distinct if arch.encode() in held}
     todo = [arch for arch in distinct if arch not in found]
     if todo:
         started = monotonic()
@@ -205,7 +226,7 @@ def stored(
     """Encoded architecture -> its newest good measurement that still holds.
 
     `digests` says which architectures, and which kernels each must have been measured with; target,
-    thread count and device must be the same too.
+    thread count and device must be the same too. See `ofatvm.pipeline.references` for what holds.
     """
     wanted = {arch.encode(): digest for arch, digest in digests.items()}
     return {
@@ -216,6 +237,7 @@ def stored(
             threads=setup.target.threads,
             kind=device.kind,
             source=source,
+            after=holds_after(store, device_state(setup, device)),
         )
         if not measurement.error
         and measurement.device == device.name

@@ -23,7 +23,7 @@ from ofatvm.pipeline.measure import (
 )
 from ofatvm.pipeline.model import fit_baselines
 from ofatvm.pipeline.point import Point, pick
-from ofatvm.pipeline.search_state import SearchConfig, SearchState
+from ofatvm.pipeline.search_state import OutdatedError, SearchConfig, SearchState
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.predict.latency import MIN_SAMPLES, LatencyModel
@@ -82,20 +82,29 @@ def search(
     `accuracy` steers; with the `supernet` it was fitted to, the accuracy of finalists is measured.
 
     Killed and started again with the same arguments, it repeats its seeded decisions on the
-    stored measurements and goes on from there; `fresh` measures anew. Raises
-    InfeasibleBudgetError naming the best achievable.
+    stored measurements and goes on from there. `fresh` examines accuracy anew; latencies are those
+    that hold for the device. Raises InfeasibleBudgetError naming the best achievable.
     """
-    run = SearchState(setup, store, device, accuracy, budget, config, supernet, fresh, on_event)
+    while True:
+        run = SearchState(setup, store, device, accuracy, budget, config, supernet, fresh, on_event)
+        try:
+            return _search(run)
+        except OutdatedError:
+            on_event(Notice("info", "what was measured before does not hold: the search repeats"))
+
+
+def _search(run: SearchState) -> SearchResult:
+    setup, device, budget, config = run.setup, run.device, run.budget, run.config
     require_feasible(
         setup,
-        accuracy,
+        run.accuracy,
         budget,
         population=config.population,
         generations=config.generations,
         rng=np.random.default_rng([config.seed, 3]),
-        slack_percent=0.0 if supernet is None else PREDICTION_SLACK,
+        slack_percent=0.0 if run.supernet is None else PREDICTION_SLACK,
     )
-    run.kernel_ms = known_times(setup, store, device, on_event=on_event)
+    run.kernel_ms = known_times(setup, run.store, device, on_event=run.on_event)
     first = run.sample()
     measurements = run.measure(first, "search")
     require_some(measurements, MIN_SAMPLES)
@@ -114,7 +123,7 @@ def search(
         model = run.fit()
         result = run.evolve(model, rounds)
         _, costs, met = run.measured_front()
-        on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated, device.kind)))
+        run.on_event(Notice("info", _round_line(rounds, costs, model, run.evaluated, device.kind)))
         if not met:
             continue  # the nearest miss has a volume that says nothing
         volume = hypervolume_2d(costs, corner)
@@ -122,7 +131,7 @@ def search(
             break
         best_volume = max(best_volume, volume)
     else:
-        on_event(Notice("info", f"the front was still moving after {config.rounds} rounds"))
+        run.on_event(Notice("info", f"the front was still moving after {config.rounds} rounds"))
     points = finals(run, model)
     return SearchResult(
         front=points,

@@ -12,8 +12,9 @@ from ofatvm.device.base import Device
 from ofatvm.device.timing import SAMPLE, Protocol
 from ofatvm.events import Event
 from ofatvm.measurement import Measurement
-from ofatvm.pipeline.measure import latencies_ms, measure
+from ofatvm.pipeline.measure import device_state, latencies_ms, measure
 from ofatvm.pipeline.model import fit_latency
+from ofatvm.pipeline.references import holds_after
 from ofatvm.pipeline.setup import Setup
 from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.predict.features import BlockTable
@@ -41,6 +42,10 @@ class SearchConfig:
     """A round that grows the measured front's hypervolume by less than this share is the last."""
 
 
+class OutdatedError(Exception):
+    """What a search measured so far does not hold any more; it has to begin again."""
+
+
 class SearchState:
     """One run; every decision follows from the seed and the store."""
 
@@ -58,7 +63,7 @@ class SearchState:
     ) -> None:
         """Nothing is known yet; `kernel_ms`, the kernels' own times, are set before the first fit.
 
-        `fresh` measures again what the store holds.
+        `fresh` examines accuracy again that the store holds.
         """
         self.supernet, self.fresh = supernet, fresh
         self.setup, self.store, self.device = setup, store, device
@@ -68,12 +73,17 @@ class SearchState:
         self.found: dict[Arch, Measurement] = {}
         self.forecasts: list[Forecast] = []
         self.evaluated = 0
+        self._run = device_state(setup, device)
+        self._after = holds_after(store, self._run)
 
     def measure(
         self, archs: Sequence[Arch], source: str, protocol: Protocol = SAMPLE
     ) -> list[Measurement]:
-        """Measure, or take from the store what was measured before."""
-        return measure(
+        """Measure, or take from the store what was measured before.
+
+        OutdatedError if this shows that what the search measured before does not hold.
+        """
+        found = measure(
             self.setup,
             self.store,
             self.device,
@@ -81,9 +91,11 @@ class SearchState:
             source=source,
             protocol=protocol,
             seed=self.config.seed,
-            reuse=not self.fresh,
             on_event=self.on_event,
         )
+        if self.found and holds_after(self.store, self._run) != self._after:
+            raise OutdatedError
+        return found
 
     def try_out(self, model: LatencyModel, archs: Sequence[Arch]) -> None:
         """Measure what looks promising; what the model says of it beforehand is a forecast."""

@@ -43,7 +43,7 @@ def test_networks_are_measured_and_a_broken_one_costs_only_itself(
     (tmp_path / "broken.so").write_bytes(b"not a library")
     broken = replace(small, path=tmp_path / "broken.so")
     with GpuDevice(stage.address, small, runs_on="cpu") as device:
-        assert device.visit_reference() > 0
+        assert device.visit_reference.get() > 0
         first, failed, last = device.measure([small, broken, large], QUICK, seed=1)
         assert device.measure([], QUICK, seed=1) == []
         assert device.time_kernels([]) == {}

@@ -132,7 +132,7 @@ def test_the_lock_of_another_user_is_honoured(tmp_path: Path, bench: Setup) -> N
 
 def test_a_reference_is_taken_once_and_kept(bench: Setup) -> None:
     with device(bench) as here:
-        reference = here.reference()
+        reference = here.kernel_reference.get()
         assert 1e-6 < reference < 1
         here.time_kernels(list(bench.library.require(CALIBRATION).values()))
-        assert here.reference() == reference
+        assert here.kernel_reference.get() == reference

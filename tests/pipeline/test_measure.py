@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from ofatvm.pipeline.measure import (
     programs_for,
     require_some,
 )
+from ofatvm.pipeline.references import HOLDS_AFTER, KERNEL_TIMES, begin_anew, forget, holds_after
 from ofatvm.pipeline.setup import Setup
 from ofatvm.store import Store
 from tests.workbench import SPACE, PretendCompiler, PretendDevice
@@ -96,7 +98,9 @@ def test_other_circumstances_are_measured_anew(
         slow = {w.key: schedule_space(w, other.unit)[0] for w in calls}
         other.library.records.update(slow)
     source = "final" if change == "source" else "profile"
-    measure(other, store, device, wanted, source=source, reuse=change != "fresh")
+    if change == "fresh":
+        begin_anew(store, device_state(other, device))
+    measure(other, store, device, wanted, source=source)
     assert device.measured == 2
 
 
@@ -139,6 +143,47 @@ def test_a_killed_run_goes_on_from_what_it_acknowledged(
     assert all(m.latency_ms for m in found)
 
 
+class WakingDevice(PretendDevice):
+    """Finds out at its `wakes_at`-th program or kernel that its reference was too long."""
+
+    def __init__(self, store: Store, run: str, *, wakes_at: int) -> None:
+        super().__init__()
+        self.store, self.run, self.wakes_at = store, run, wakes_at
+
+    def measure(self, programs: Sequence[Program], *arguments: Any, **options: Any) -> Any:
+        if self.measured < self.wakes_at <= self.measured + len(programs):
+            forget(self.store, self.run, HOLDS_AFTER)
+        return super().measure(programs, *arguments, **options)
+
+    def time_kernels(self, kernels: Sequence[Any]) -> dict[str, float]:
+        if self.timed < self.wakes_at <= self.timed + len(kernels):
+            forget(self.store, self.run, KERNEL_TIMES)
+        return super().time_kernels(kernels)
+
+
+def test_what_a_reference_that_was_too_long_scaled_is_measured_anew(
+    setup: Setup, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROUP", 2)
+    wanted, run = archs(setup, 6), device_state(setup, PretendDevice())
+    measure(setup, store, PretendDevice(), wanted[:2], source="profile")
+    device = WakingDevice(store, run, wakes_at=3)
+    found = measure(setup, store, device, wanted, source="profile")
+    assert device.measured == 4 + 4, "the two groups before are measured once more"
+    held = store.measurements(target=setup.target.fingerprint, after=holds_after(store, run))
+    assert {m.arch for m in held} == {m.arch for m in found} == {a.encode() for a in wanted}
+    later = PretendDevice()
+    assert measure(setup, store, later, wanted, source="profile") == found
+    assert later.measured == 0
+
+
+def test_kernels_that_such_a_reference_scaled_are_timed_anew(setup: Setup, store: Store) -> None:
+    kernels = compile_space(setup)
+    device = WakingDevice(store, device_state(setup, PretendDevice()), wakes_at=100)
+    kernel_times(setup, store, device, kernels)
+    assert device.timed == len(kernels) + module.TIMED_AT_ONCE
+
+
 def test_kernels_are_compiled_and_timed_once(
     make_setup: MakeSetup, store: Store, tmp_path: Path
 ) -> None:
@@ -174,11 +219,27 @@ def test_programs_are_deleted_once_measured(setup: Setup, store: Store) -> None:
 def test_the_reference_is_kept_from_the_start(bench: Setup, tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         killed = open_device(bench, store)
-        reference = killed.__enter__().reference_s
+        reference = killed.__enter__().kernel_reference.seconds
         assert reference is not None
         killed.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         with open_device(bench, store) as device:
-            assert device.reference_s == reference
+            assert device.kernel_reference.seconds == reference
+
+
+@pytest.mark.usefixtures("own_lock")
+def test_a_reference_taken_on_a_busy_machine_is_put_right(bench: Setup, tmp_path: Path) -> None:
+    smallest = [bench.space.smallest()]
+    with Store.open(tmp_path) as store:
+        with open_device(bench, store) as device:
+            device.visit_reference.on_lower(20 * device.visit_reference.get())
+        with open_device(bench, store) as device:
+            before = device.visit_reference.get()
+            [found] = measure(bench, store, device, smallest, source="profile")
+            assert device.visit_reference.get() < before / 2
+        assert found.calibration_ratio is not None
+        assert found.calibration_ratio < 5, "20 by the reference that was too long"
+        with open_device(bench, store) as device:
+            assert measure(bench, store, device, smallest, source="profile") == [found]
 
 
 def test_boards_are_kept_by_their_key_whatever_the_tunnel_s_port(setup: Setup) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from ofatvm.arch import Arch
 from ofatvm.errors import InfeasibleBudgetError
 from ofatvm.events import Event, Notice
 from ofatvm.pipeline import measure as measuring
+from ofatvm.pipeline.measure import device_state
 from ofatvm.pipeline.point import Point
+from ofatvm.pipeline.references import HOLDS_AFTER, begin_anew, forget
 from ofatvm.pipeline.search import SearchResult, search, search_key
 from ofatvm.pipeline.search_state import SearchConfig, SearchState
 from ofatvm.pipeline.setup import Setup
@@ -21,7 +24,7 @@ from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
 from ofatvm.search.evolution import EvolutionResult
 from ofatvm.store import Store
-from tests.workbench import PretendDevice
+from tests.workbench import PretendDevice, pretend_setup
 
 CONFIG = SearchConfig(sample=16, per_round=4, rounds=3, finalists=4, population=60, generations=8)
 Run = Callable[..., SearchResult]
@@ -37,18 +40,23 @@ def run(make_setup: Callable[[Path], Setup], accuracy: AccuracyModel, tmp_path: 
         *,
         where: str = "a",
         device: PretendDevice | None = None,
+        fresh: bool = False,
         **options: object,
     ) -> SearchResult:
         workspace = tmp_path / where
         workspace.mkdir(exist_ok=True)
         with Store.open(workspace) as store:
+            setup, used = make_setup(workspace), device or PretendDevice()
+            if fresh:
+                begin_anew(store, device_state(setup, used))
             return search(
-                make_setup(workspace),
+                setup,
                 store,
-                device or PretendDevice(),
+                used,
                 accuracy,
                 budget or Budget(),
                 config,
+                fresh=fresh,
                 **options,  # type: ignore[arg-type]
             )
 
@@ -106,6 +114,37 @@ def test_killed_and_started_again_it_ends_where_it_would_have(
     device = PretendDevice()
     assert outline(run(where="b", device=device)) == wanted
     assert device.measured < whole.measured - dies_after + 3
+
+
+class WakingDevice(PretendDevice):
+    """Finds out on the way, once, that its reference was too long: all takes twice as long."""
+
+    def __init__(self, where: Path, *, wakes_at: int) -> None:
+        super().__init__()
+        self.where, self.wakes_at = where, wakes_at
+
+    def measure(self, programs: Any, *arguments: Any, **options: Any) -> Any:
+        if self.measured < self.wakes_at <= self.measured + len(programs):
+            with Store.open(self.where) as store:
+                forget(store, device_state(pretend_setup(self.where), self), HOLDS_AFTER)
+        found = super().measure(programs, *arguments, **options)
+        return found if self.measured >= self.wakes_at else [twice(latency) for latency in found]
+
+
+def twice(latency: Any) -> Any:
+    times = ("latency_ms", "p90_ms", "ci_low_ms", "ci_high_ms")
+    return replace(latency, **{name: 2 * getattr(latency, name) for name in times})
+
+
+@pytest.mark.parametrize("wakes_at", [3, 18, 25])
+def test_a_search_that_outdates_its_own_measurements_ends_as_if_it_had_known(
+    run: Run, tmp_path: Path, wakes_at: int
+) -> None:
+    wanted = run()
+    device = WakingDevice(tmp_path / "b", wakes_at=wakes_at)
+    found = run(where="b", device=device)
+    assert outline(found) == outline(wanted)
+    assert found.found.keys() == wanted.found.keys()
 
 
 def test_every_point_of_the_front_meets_all_budgets(run: Run) -> None:
