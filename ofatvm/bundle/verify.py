@@ -101,7 +101,8 @@ def verify_bundle(
     """Check manifest, files, digests and ELF headers, then run the sample in a child process.
 
     Nothing of the bundle is loaded before all of it was checked, and what runs is the copy that was
-    checked. Code for another machine runs under qemu-user if that is installed, and is not timed.
+    checked. Code for another machine runs under qemu-user if that is installed, and is not timed;
+    code for a CPU with more features than this one's is not run, and the report says so.
     `threads` is the manifest's unless given. Whatever does not match is a BundleError; code that
     crashes or takes longer than `timeout_s` (`EMULATION_FACTOR` times that under qemu) is a
     MeasurementError.
@@ -136,7 +137,6 @@ def verify_bundle(
         elif manifest.machine != host_machine():
             report = _emulate(path, manifest, checks, copy, sample, timeout_s, on_event)
         else:
-            _check_features(manifest)
             count = _threads(manifest, threads)
             report = _run(path, manifest, checks, copy / "model.so", sample, count, timeout_s)
     on_event(StageFinished("verify", str(path), time.monotonic() - start))
@@ -149,6 +149,9 @@ def _why_not(manifest: Manifest) -> str:
         return NEEDS_GPU
     here = host_machine()
     if manifest.machine == here:
+        lacking = _lacking_features(manifest)
+        if lacking:
+            return f"needs CPU features that this machine lacks: {' '.join(lacking)}"
         _check_relay(manifest)
         return ""
     from ofatvm.device.qemu import why_not_emulated
@@ -170,15 +173,11 @@ def _check_relay(manifest: Manifest) -> None:
         relay_versions()
 
 
-def _check_features(manifest: Manifest) -> None:
+def _lacking_features(manifest: Manifest) -> list[str]:
+    """What the code may use and this machine's CPU has not: there it would die of SIGILL."""
     from ofatvm.device.cpu_features import host_features
 
-    lacking = sorted(set(manifest.cpu_features) - host_features())
-    if lacking:
-        raise BundleError(
-            f"model.so needs CPU features that this machine lacks: {' '.join(lacking)}",
-            hint="run it on its own target; --no-run checks everything else",
-        )
+    return sorted(set(manifest.cpu_features) - host_features())
 
 
 def _threads(manifest: Manifest, asked: int | None) -> int:
