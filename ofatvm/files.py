@@ -1,15 +1,20 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and folders for what is only needed for a while."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from glob import escape as glob_escape
 from pathlib import Path
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)")
+_SCRATCH = re.compile(r"ofatvm-[a-z]+-(\d+)-\w{8}")
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -37,6 +42,31 @@ def remove_leftovers(folder: Path) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found and not Path(f"/proc/{found[2]}").exists():
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(what: str, within: Path | None = None) -> Iterator[Path]:
+    """A folder for a while, in the temporary folder or `within` another; `what` is a word.
+
+    Its name holds the process, so that what a killed one left is found and deleted: by each
+    process once, when it first makes a folder there.
+    """
+    place = Path(tempfile.gettempdir()) if within is None else within
+    sweep_once(place)
+    with tempfile.TemporaryDirectory(prefix=f"ofatvm-{what}-{os.getpid()}-", dir=place) as name:
+        yield Path(name)
+
+
+@cache
+def sweep_once(place: Path) -> None:
+    """Delete the scratch folders of processes that are gone."""
+    names: list[str] = []
+    with suppress(OSError):  # one may make folders where one may not look
+        names = os.listdir(place)
+    for name in names:
+        found = _SCRATCH.fullmatch(name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            shutil.rmtree(place / name, ignore_errors=True)
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 HELD = (signal.SIGINT, signal.SIGTERM)
@@ -34,6 +36,20 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_LAUNCH = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({number}, {signal})
+if os.getppid() == {parent}:
+    os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def ending_with_parent(words: Sequence[str]) -> list[str]:
+    """The words that start a program of any kind so that it is killed when this process ends."""
+    launch = _LAUNCH.format(number=PR_SET_PDEATHSIG, signal=int(signal.SIGKILL), parent=os.getpid())
+    return [sys.executable, "-I", "-S", "-c", launch, *words]
 
 
 @contextmanager

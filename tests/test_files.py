@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ofatvm.files import exchange, intended_name, remove_leftovers, replace_file
+import pytest
+
+from ofatvm.files import exchange, intended_name, remove_leftovers, replace_file, scratch
 
 
 def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -22,6 +24,28 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {p.name for p in (living, *others)}
     remove_leftovers(tmp_path / "none")
+
+
+def test_scratch_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead = tmp_path / "ofatvm-verify-999999999-ab_cd012"
+    living = tmp_path / f"ofatvm-run-{os.getpid()}-abcdefgh"
+    others = [tmp_path / "ofatvm-verify-abcdefgh", tmp_path / "mine-999999999-abcdefgh"]
+    for path in (dead, living, *others):
+        (path / "inside").mkdir(parents=True)
+    link = tmp_path / "ofatvm-run-999999999-12345678"
+    link.symlink_to(others[1])
+    with scratch("test", tmp_path) as folder:
+        assert folder.parent == tmp_path
+        assert f"-test-{os.getpid()}-" in folder.name
+        (folder / "a").touch()
+    assert set(tmp_path.iterdir()) == {living, *others, link}
+    assert (others[1] / "inside").exists()
+
+
+def test_a_scratch_folder_goes_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="odd"), scratch("test", tmp_path):
+        raise ValueError("odd")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_files_will_have() -> None:

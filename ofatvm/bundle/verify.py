@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from ofatvm.bundle.snapshot import check_tree, copy_checked, read_manifest
 from ofatvm.elf import host_machine, read_elf
 from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def verify_bundle(
     on_event(StageStarted("verify", None, str(path)))
     manifest = read_manifest(path)
     check_tree(path, manifest)
-    with tempfile.TemporaryDirectory(prefix="ofatvm-verify-") as name:
-        copy = Path(name)
+    with scratch("verify") as copy:
         copy_checked(path, manifest, copy)
         size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
         sample = check_agreement(copy, manifest)

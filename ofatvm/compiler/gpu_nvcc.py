@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ofatvm.errors import CompileError, TargetError
+from ofatvm.files import scratch
 
 Format = Literal["cubin", "ptx", "source"]
 
@@ -48,8 +48,7 @@ def compile_kernels(source: str, arch: str) -> MachineCode:
         )
         return MachineCode(source.encode(), "source", (note,))
     version, known = _nvcc(nvcc)
-    with tempfile.TemporaryDirectory(prefix="ofatvm-nvcc-") as name:
-        folder = Path(name)
+    with scratch("nvcc") as folder:
         text, cubin, ptx = (folder / f"kernels.{end}" for end in ("cu", "cubin", "ptx"))
         text.write_text(source, encoding="utf-8")
         # -w: TVM leaves many variables unused, and each would be three lines.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from ofatvm.compiler.isa import tvm_target, vector_unit
 from ofatvm.compiler.llvm import compile_ir
 from ofatvm.compiler.space import VectorUnit
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 # Vectors, a multiply-add, a division, a loop and a call: what our kernels are made of.
@@ -55,8 +54,8 @@ def probe(target: Target) -> Probe:
     """
     tvm_target(target)
     cpu = target if target.host is None else target.host
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.o"
+    with scratch("probe") as folder:
+        path = folder / "probe.o"
         compile_ir(_SOURCE, cpu, path)
         size = path.stat().st_size
     unit = vector_unit(target) if target.kind == "llvm" else None

@@ -8,7 +8,6 @@ which is a Relax executable whose `main` allocates the workspace and calls the p
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.compiler.program import FORWARD, Base, Step, call_run, compile_program
 from ofatvm.compiler.schedule import packed_shape
 from ofatvm.errors import CompileError
+from ofatvm.files import scratch
 from ofatvm.graph import operators
 from ofatvm.target import Target
 
@@ -127,10 +127,10 @@ def build_model(
     calls = kernel_calls(graph)
     workspace = plan_workspace(calls)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ofatvm-model-") as folder:
-        packed = Path(folder) / "weights.bin"
+    with scratch("model") as folder:
+        packed = folder / "weights.bin"
         pack_weights(graph, kernels, weights).tofile(packed)
-        own = Path(folder) / "program.o"
+        own = folder / "program.o"
         compile_program(_steps(calls, kernels, workspace), target, own, weights=packed)
         objects = [own, *(kernel.object_path for kernel in _used(calls, kernels))]
         in_shape = operators(graph)["input"].out_shape

@@ -14,7 +14,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ofatvm.errors import MeasurementError, MissingInputError
+from ofatvm.files import scratch
 from ofatvm.measurement import check_finite
 from ofatvm.paths import PACKAGE
 from ofatvm.road import Ir
+from ofatvm.signals import ending_with_parent
 
 CALLS = 50
 WARM_UP_CALLS = 3
@@ -99,8 +100,7 @@ def _finished_child(
     ir: Ir,
 ) -> Iterator[Path]:
     """The folder in which a child left its results; MeasurementError if it did not get there."""
-    with tempfile.TemporaryDirectory(prefix="ofatvm-run-") as name:
-        folder = Path(name)
+    with scratch("run") as folder:
         np.save(folder / "input.npy", given)
         code = _child(model.absolute(), folder, threads, timeout_s, task, ir)
         text = tail(folder / "messages")
@@ -146,9 +146,10 @@ def run_to_end(
     """Run a network in a process group of its own; its exit code, negative for a signal.
 
     Whatever the group still does at the end, or at the time-out, a MeasurementError, is stopped.
+    Should this process be killed, so is the network.
     """
     process = subprocess.Popen(
-        words,
+        ending_with_parent(words),
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +27,7 @@ from ofatvm.device.runtime import library_names, tvm_runtime, why_no_runtime
 from ofatvm.elf import machine_of, read_elf
 from ofatvm.errors import BundleError, CompileError, MeasurementError, MissingInputError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.files import replace_file, scratch
 from ofatvm.measurement import check_finite
 from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
@@ -182,12 +182,13 @@ def run_emulated(
     _check_libraries(runtime, emulator, target.mtriple, library_names(ir))
     runner = build_runner(runner_source, target.mtriple, runtime, ir, on_event=on_event)
     threads = min(target.threads, len(os.sched_getaffinity(0)))
-    with tempfile.TemporaryDirectory(prefix="ofatvm-qemu-") as name:
-        folder = Path(name)
+    with scratch("qemu") as folder:
         np.save(folder / "input.npy", np.ascontiguousarray(images, dtype=np.float32))
         words = emulator.command(libraries=runtime)
         words += [str(runner), str(model.absolute()), "input.npy", "0"]
-        environment = os.environ | SLEEPING | {"TVM_NUM_THREADS": str(threads), "TMPDIR": name}
+        environment = (
+            os.environ | SLEEPING | {"TVM_NUM_THREADS": str(threads), "TMPDIR": str(folder)}
+        )
         with (folder / "output").open("wb") as output, (folder / "messages").open("wb") as messages:
             code = run_to_end(
                 [*LIMITED, *words], folder, environment, timeout_s, stdout=output, stderr=messages
@@ -257,25 +258,27 @@ def build_runner(
     digest = hashlib.sha256("\n".join([*parts, _file_digest(source)]).encode()).hexdigest()[:24]
     folder = cache_dir() / "runner"
     path = folder / f"{machine_of(triple)}-{digest}"
-    if path.is_file():
+    if _is_whole(path):
         return path
     by_zig = bool(tool.environment)
     how = " by ziglang, which takes minutes the first time" if by_zig else ""
     on_event(Notice("info", f"compiling main.cc for {machine_of(triple)}{how}"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
-            shutil.copyfile(source, Path(name) / "main.cc")
+        with scratch("making", folder) as room:
+            shutil.copyfile(source, room / "main.cc")
             words = ["-std=c++17", "-O2", "main.cc", "-o", "runner", *_headers(ir)]
             words += ["-L", str(runtime), "-Wl,--no-as-needed"]
             words += [f"-l{path.stem.removeprefix('lib')}" for path in libraries]
             words += [f"-Wl,-rpath-link,{runtime}"]
-            done = run_tool(tool, words, cwd=Path(name), timeout_s=COMPILE_TIMEOUT_S)
+            done = run_tool(tool, words, cwd=room, timeout_s=COMPILE_TIMEOUT_S)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (lines or done.stderr.splitlines() or ["no message"])[0][:300]
                 raise CompileError(f"main.cc does not compile for {machine_of(triple)}: {reason}")
-            (Path(name) / "runner").replace(path)
+            built = room / "runner"
+            replace_file(path.with_suffix(".sha256"), _file_digest(built).encode())
+            built.replace(path)
     except subprocess.TimeoutExpired:
         raise CompileError(
             f"compiling main.cc took longer than {COMPILE_TIMEOUT_S:g} s",
@@ -287,6 +290,14 @@ def build_runner(
             hint="OFATVM_CACHE names another folder",
         ) from None
     return path
+
+
+def _is_whole(runner: Path) -> bool:
+    """Whether a kept runner is there as it was compiled: it could be cut off, and is executed."""
+    try:
+        return runner.with_suffix(".sha256").read_text() == _file_digest(runner)
+    except (OSError, ValueError):
+        return False
 
 
 def _file_digest(path: Path) -> str:

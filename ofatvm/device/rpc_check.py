@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ofatvm.device.rpc_tracker import request_board
 from ofatvm.device.visit import Spec, time_kernels
 from ofatvm.errors import DeviceError, OfatvmError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 WAIT_S = 20.0
@@ -85,10 +85,10 @@ def check_board(
             on_event(Notice("warning", "a plain TVM server: its version is unknown"))
         trip = session.call(round_trip, limit_s=WAIT_S)
         machine = str(found.get("machine", ""))
-        with tempfile.TemporaryDirectory(prefix="ofatvm-check-") as folder:
+        with scratch("check") as folder:
             kernel_ms, note = None, "not run"
             try:
-                spec = build(machine, Path(folder))
+                spec = build(machine, folder)
             except OfatvmError as error:
                 note = f"not run: {error}"
             else:

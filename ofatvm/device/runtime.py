@@ -10,7 +10,6 @@ import hashlib
 import re
 import subprocess
 import sys
-import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from ofatvm.errors import MissingInputError
 from ofatvm.events import Event, Notice, ignore
-from ofatvm.files import replace_file
+from ofatvm.files import replace_file, scratch
 from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
 
@@ -134,8 +133,7 @@ def _digest(path: Path) -> str:
 def _fetch(row: Library) -> bytes:
     """The library out of its wheel, which pip fetches as it fetches everything else."""
     what = f"{row.package} {row.version} for {row.machine}"
-    with tempfile.TemporaryDirectory(prefix="ofatvm-runtime-") as name:
-        folder = Path(name)
+    with scratch("runtime") as folder:
         (folder / "wanted.txt").write_text(
             f"{row.package}=={row.version} --hash=sha256:{row.wheel_sha256}\n", encoding="utf-8"
         )

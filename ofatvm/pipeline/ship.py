@@ -24,6 +24,7 @@ from ofatvm.device.bundle_runner import run_bundle
 from ofatvm.device.cpu_features import needed_features
 from ofatvm.errors import BundleError
 from ofatvm.events import Event, Notice, StageFinished, StageStarted, ignore
+from ofatvm.files import scratch
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import Measurement
 from ofatvm.pipeline.contents import file_contents, supernet_contents
@@ -80,8 +81,8 @@ def ship(
     graph = operator_graph(arch)
     cost = totals(graph)
     expected = contents.subnet.run(contents.sample)
-    with tempfile.TemporaryDirectory(prefix="ofatvm-ship-") as folder:
-        model = Path(folder) / "model.so"
+    with scratch("ship") as folder:
+        model = folder / "model.so"
         notes: tuple[str, ...] = ()
         if setup.gpu:
             proof, notes = build_for_gpu(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ofatvm.device.children import child_pool, outcome, set_threads
+from ofatvm.files import scratch
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
 
 BUILD_TIMEOUT_S = 60.0
 BUILDS_PER_WORKER = 1000
-FOLDER_PREFIX = "ofatvm-tune-"
 
 
 class Builders:
@@ -28,19 +26,14 @@ class Builders:
         self.count = count
         self.timeout_s = timeout_s
         self._built = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: AbstractContextManager[Path] | None = None
+        self.folder: Path
         self._pool: PopenPoolExecutor | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where candidates are built."""
-        assert self._folder is not None
-        return Path(self._folder.name)
 
     def __enter__(self) -> Builders:
         """Make the folder and the pool."""
-        sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._scratch = scratch("tune")
+        self.folder = self._scratch.__enter__()
         self._pool = child_pool(
             set_threads,
             1,
@@ -59,8 +52,8 @@ class Builders:
         """Stop every process and delete what they built."""
         if self._pool is not None:
             self._pool.shutdown()
-        if self._folder is not None:
-            self._folder.cleanup()
+        if self._scratch is not None:
+            self._scratch.__exit__(None, None, None)
 
     def build(
         self, function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]
@@ -81,11 +74,3 @@ class Builders:
             (None if error else path, error)
             for (path, _), error in zip(futures, errors, strict=True)
         ]
-
-
-def sweep() -> None:
-    """Remove what killed runs left in the temporary folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
-        pid = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)

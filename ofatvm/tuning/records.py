@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib import metadata
@@ -21,7 +20,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
-from ofatvm.files import replace_file
+from ofatvm.files import replace_file, scratch
 from ofatvm.measurement import Kind
 from ofatvm.target import Target
 from ofatvm.tuning.journal import JOURNAL_FILE, Journal, Trial
@@ -247,8 +246,8 @@ def write_records(folder: Path, target: Target, entries: Iterable[Entry]) -> int
     from tvm.s_tir import meta_schedule as ms
 
     built_for, count = tvm.target.Target(target.to_dict()), 0
-    with tempfile.TemporaryDirectory(prefix="ofatvm-records-") as temporary:
-        database = ms.database.JSONDatabase(work_dir=temporary)
+    with scratch("records") as temporary:
+        database = ms.database.JSONDatabase(work_dir=str(temporary))
         for module, schedule, seconds in entries:
             entry = database.commit_workload(module)
             arguments = ms.arg_info.ArgInfo.from_prim_func(schedule.mod["main"])
@@ -256,8 +255,8 @@ def write_records(folder: Path, target: Target, entries: Iterable[Entry]) -> int
                 ms.database.TuningRecord(schedule.trace, entry, list(seconds), built_for, arguments)
             )
             count += 1
-        workloads = (Path(temporary) / WORKLOADS_FILE).read_bytes() if count else b""
-        records = (Path(temporary) / RECORDS_FILE).read_bytes() if count else b""
+        workloads = (temporary / WORKLOADS_FILE).read_bytes() if count else b""
+        records = (temporary / RECORDS_FILE).read_bytes() if count else b""
     # A reader between the two renames sees records that point at equal or missing lines only
     # because both files list workloads in one order; `database_damage` catches the rest.
     replace_file(folder / WORKLOADS_FILE, b"".join(map(_minified, workloads.splitlines())))

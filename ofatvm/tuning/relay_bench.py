@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +18,11 @@ from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayPool, Rel
 from ofatvm.compiler.relay_graph import kernel_program
 from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.errors import CompileError
+from ofatvm.files import scratch
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.build import CALLS, KernelJob, compile_kernels
 from ofatvm.relay.load import start_device
 from ofatvm.target import Target
-from ofatvm.tuning.builders import FOLDER_PREFIX, sweep
 from ofatvm.tuning.workers import (
     DISTURBED,
     REFERENCE,
@@ -92,14 +91,15 @@ class RelayBench:
         self._runner = RelayProcess(target.threads, initialise=start_device)
         self._reference: str | None = None
         self._reference_s = float("inf")
-        self._folder: tempfile.TemporaryDirectory[str]
+        self._scratch: AbstractContextManager[Path]
+        self._folder: Path
         self._count = 0
 
     def __enter__(self) -> Self:
         """Take the measuring lock and make a folder; processes start when they are needed."""
         self._lock.take()
-        sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._scratch = scratch("tune")
+        self._folder = self._scratch.__enter__()
         return self
 
     def __exit__(
@@ -110,7 +110,7 @@ class RelayBench:
     ) -> None:
         """Stop the runner and delete what was built."""
         self._runner.end()
-        self._folder.cleanup()
+        self._scratch.__exit__(None, None, None)
         self._lock.give_back()
 
     def measure(
@@ -140,7 +140,7 @@ class RelayBench:
         jobs: list[tuple[Path, Candidate, KernelJob, Future[Any]]] = []
         for candidate in candidates:
             self._count += 1
-            path = Path(self._folder.name) / f"k{self._count}.so"
+            path = self._folder / f"k{self._count}.so"
             job = KernelJob(candidate.workload, candidate.config, path.stem, str(path))
             jobs.append((path, candidate, job, self._submit(job)))
         built: list[tuple[Path | None, str]] = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,9 +13,9 @@ from ofatvm.compiler.relay_env import RelayPool
 from ofatvm.device.simulated import milliseconds
 from ofatvm.device.simulator.jobs import Simulations
 from ofatvm.device.simulator.simulate import machine_of_target
+from ofatvm.files import scratch
 from ofatvm.relay.blocks import Blocking
 from ofatvm.target import Target
-from ofatvm.tuning.builders import FOLDER_PREFIX, sweep
 from ofatvm.tuning.relay_bench import Candidate
 from ofatvm.tuning.workers import Timing
 
@@ -32,15 +31,16 @@ class SimulatedRelayBench:
         self.target, self.blocking, self.pool = target, blocking, pool
         self._machine = machine_of_target(target)
         self._simulations = Simulations(target, folder)
-        self._folder: tempfile.TemporaryDirectory[str]
+        self._scratch: AbstractContextManager[Path]
+        self._folder: Path
         self._library: RelayLibrary
 
     def __enter__(self) -> Self:
         """Make a folder for what is built; processes start when they are needed."""
-        sweep()
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+        self._scratch = scratch("tune")
+        self._folder = self._scratch.__enter__()
         self._library = RelayLibrary(
-            Path(self._folder.name), self.target, self.blocking, {}, self.pool, linked=False
+            self._folder, self.target, self.blocking, {}, self.pool, linked=False
         )
         self._simulations.__enter__()
         return self
@@ -53,7 +53,7 @@ class SimulatedRelayBench:
     ) -> None:
         """Stop the processes and delete what was built."""
         self._simulations.__exit__(kind, error, trace)
-        self._folder.cleanup()
+        self._scratch.__exit__(None, None, None)
 
     def measure(
         self, candidates: Sequence[Candidate], timing: Timing

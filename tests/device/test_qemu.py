@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,40 @@ def test_a_runner_that_does_not_compile_is_one_line(
         qemu.build_runner(tmp_path / "main.cc", A72.mtriple, tmp_path)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["runner"]
     assert list((tmp_path / "cache" / "runner").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no digest"])
+def test_a_kept_runner_that_was_damaged_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("OFATVM_CACHE", str(tmp_path / "cache"))
+    for name in runtime.NAMES:
+        (tmp_path / name).touch()
+    (tmp_path / "main.cc").write_text("int main() { return 0; }")
+    compiled = []
+
+    def compile_it(tool: Any, words: Any, *, cwd: Path, timeout_s: float) -> Any:
+        compiled.append(words)
+        (cwd / "runner").write_bytes(b"a program")
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    tool = SimpleNamespace(command=("c++",), environment={})
+    monkeypatch.setattr(qemu, "find_compiler", lambda triple, language: tool)
+    monkeypatch.setattr(qemu, "run_tool", compile_it)
+
+    def built() -> Path:
+        return qemu.build_runner(tmp_path / "main.cc", A72.mtriple, tmp_path)
+
+    path = built()
+    assert built() == path
+    assert len(compiled) == 1
+    if damage == "no digest":
+        path.with_suffix(".sha256").unlink()
+    else:
+        path.write_bytes(b"" if damage == "cut" else b"A program")
+    assert built() == path
+    assert path.read_bytes() == b"a program"
+    assert len(compiled) == 2
 
 
 def require_compiler() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ofatvm.compiler.llvm import compile_ir
 from ofatvm.compiler.program import Base, Step
 from ofatvm.device.simulator.tools import Tools, lld, run
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 BASES: tuple[Base, ...] = ("x", "weights", "workspace", "out")
@@ -33,8 +33,8 @@ def link_guest(
     `sizes` are the float32 numbers of input, weights, workspace and output; steps that are shared
     by threads are run once for each of the target's threads, one after another.
     """
-    with tempfile.TemporaryDirectory(prefix="ofatvm-guest-") as folder:
-        table = Path(folder) / "steps.o"
+    with scratch("guest") as folder:
+        table = folder / "steps.o"
         compile_ir(_table(steps, sizes, target.threads, passes), target, table)
         flags = ["-static", "-e", "_start", "-z", "noexecstack", "--no-warnings"]
         flags += [f"--section-start=.ofatvm={APART:#x}", f"--section-start=.text={NETWORK:#x}"]

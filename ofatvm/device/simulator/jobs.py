@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -24,6 +23,7 @@ from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.results import Results
 from ofatvm.device.simulator.simulate import TIMEOUT_S, simulate, simulator_digest
 from ofatvm.errors import CompileError, DeviceError, MeasurementError
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def simulate_candidate(
 ) -> Outcome:
     """A workload under a schedule, compiled for this; runs in a worker process."""
     workload, config = candidate
-    with tempfile.TemporaryDirectory(prefix="ofatvm-candidate-") as name:
-        path = Path(name) / "candidate.o"
+    with scratch("candidate") as room:
+        path = room / "candidate.o"
         try:
             build_object(workload, config, CANDIDATE, target, path)
         except (RuntimeError, ValueError, TypeError) as error:

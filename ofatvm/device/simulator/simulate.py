@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from ofatvm.device.simulator.guest import link_guest
 from ofatvm.device.simulator.mca import BlockCosts
 from ofatvm.device.simulator.tools import WAYS_ON, Tools, find_tools
 from ofatvm.errors import DeviceError, MeasurementError
+from ofatvm.files import scratch
 from ofatvm.machine import Machine
 from ofatvm.target import Target
 
@@ -71,8 +71,8 @@ def simulate(
     """
     machine = machine_of_target(target)
     tools, costing = _prepared(triple(target), machine.model, folder)
-    with tempfile.TemporaryDirectory(prefix="ofatvm-simulated-") as name:
-        program, counts = Path(name) / "guest", Path(name) / "counts"
+    with scratch("simulated") as room:
+        program, counts = room / "guest", room / "counts"
         link_guest(tools, target, steps, sizes, objects, program, passes=PASSES)
         _run(tools, machine, target.threads, program, counts)
         return step_costs(read_counts(counts), costing, machine)

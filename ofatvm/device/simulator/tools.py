@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
+from ofatvm.files import scratch
 from ofatvm.paths import cache_dir
 
 # What zig calls the machines of `elf.MACHINES`.
@@ -178,10 +178,10 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
     if path.is_file():
         return path
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".making-") as folder:
-        given = Path(folder) / f"{name}.c"
+    with scratch("making", cache_dir) as room:
+        given = room / f"{name}.c"
         given.write_text(source, encoding="utf-8")
-        built = Path(folder) / f"built{suffix}"
+        built = room / f"built{suffix}"
         run([*compiler, given, "-o", built], f"compiling {name}.c")
         os.replace(built, path)
     return path
