@@ -165,6 +165,7 @@ def _tune_relay(
         "tasks": summary.tasks,
         "complete_tasks": summary.complete,
         "new_trials": summary.new_trials,
+        "closing_trials": summary.closing_trials,
         "trials": summary.trials,
         "failed": summary.failures,
         "disturbed_trials": summary.disturbed,
@@ -175,6 +176,7 @@ def _tune_relay(
         "tasks": f"{summary.complete} of {summary.tasks} have all their trials",
         "trials": f"{summary.trials} in the log, {summary.new_trials} new in "
         + seconds_text(summary.seconds),
+        "closing": f"{summary.closing_trials} of the new ones timed the fastest again",
         "failed": str(summary.failures),
         "disturbed": f"{summary.disturbed} trials timed again because the machine was busy",
         "coverage": f"{covered:.1%} of the space's compute",

@@ -135,21 +135,23 @@ class RelayLibrary:
         path = self.folder / f"{digest}.json"
         return RelayKernel(workload, config, digest, path, bool(config), self.blocking)
 
-    def attempt(self, candidates: Sequence[tuple[Workload, Config]]) -> list[RelayKernel | str]:
+    def attempt(
+        self, candidates: Sequence[tuple[Workload, Config]]
+    ) -> list[RelayKernel | Exception]:
         """Compile object files of workloads under other configs than the records'.
 
-        Each one's kernel, or what Relay said.
+        Each one's kernel, or RelayError or TimeoutError with what Relay said.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         kernels = [self._under(*candidate) for candidate in candidates]
         jobs = [self._object_job([kernel]) for kernel in kernels]
-        found: list[RelayKernel | str] = []
+        found: list[RelayKernel | Exception] = []
         for kernel, job in zip(kernels, jobs, strict=True):
             try:
                 write_plain(kernel.path.with_suffix(PLAIN), job.result()[0])
                 found.append(kernel)
             except (RelayError, TimeoutError) as error:
-                found.append(str(error))
+                found.append(error)
         return found
 
     def missing(self, workloads: Iterable[Workload]) -> list[RelayKernel]:

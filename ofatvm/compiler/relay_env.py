@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
 from multiprocessing import Pipe
@@ -51,7 +52,10 @@ class RelayError(Exception):
 
 
 class RelayDiedError(RelayError):
-    """The process of the Relay environment died; whose fault that is is open."""
+    """The process of the Relay environment died; whose fault that is is open.
+
+    A pool raises it where a job's process died twice.
+    """
 
 
 def relay_python() -> Path:
@@ -180,10 +184,11 @@ class RelayProcess:
             kind, value = connection.recv()
         except (EOFError, OSError) as error:
             said = self._last_message()
+            signalled = self._signal()
             self.end()
             if isinstance(error, TimeoutError):
                 raise
-            raise RelayDiedError(f"the process died{said}") from None
+            raise RelayDiedError(f"the process died{signalled}{said}") from None
         except KeyboardInterrupt:
             self.end()
             raise
@@ -212,6 +217,15 @@ class RelayProcess:
             raise MissingInputError(
                 f"the process of TVM 0.19 does not start: {error}", hint="see `ofatvm doctor`"
             ) from None
+
+    def _signal(self) -> str:
+        """Which signal ended the process, if one did."""
+        process = self._process  # another thread may end it
+        try:
+            code = 0 if process is None else process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f" of {signal.strsignal(-code) or -code}" if code < 0 else ""
 
     def _last_message(self) -> str:
         if self._messages is None:
@@ -249,6 +263,7 @@ class RelayPool:
         for process in self._all:
             self._free.put(process)
         self._threads = ThreadPoolExecutor(processes)
+        self._ended = False
 
     def __enter__(self) -> RelayPool:
         """Nothing is started yet."""
@@ -261,6 +276,7 @@ class RelayPool:
         trace: TracebackType | None,
     ) -> None:
         """End the processes; what has not begun is not done."""
+        self._ended = True
         end_threads(self._threads, self._end_processes)
 
     def _end_processes(self) -> None:
@@ -268,12 +284,19 @@ class RelayPool:
             process.end()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """The call's value in the future, or its error."""
+        """The call's value in the future, or its error.
+
+        A job whose process died is done once more: that may have been killed from outside.
+        """
         return self._threads.submit(self._call, function, arguments)
 
     def _call(self, function: Callable[..., Any], arguments: Iterable[Any]) -> Any:
         process = self._free.get()
         try:
+            with contextlib.suppress(RelayDiedError):
+                return process.call(function, *arguments)
+            if self._ended:
+                raise CancelledError
             return process.call(function, *arguments)
         finally:
             self._free.put(process)
@@ -285,6 +308,11 @@ def compiled(jobs: Iterable[Future[Any]]) -> list[Any]:
     for job in list(jobs):  # all of them are begun before one is waited for
         try:
             results.append(job.result())
+        except RelayDiedError as error:
+            raise CompileError(
+                f"a process of TVM 0.19 died twice over one job: {error}",
+                hint="is memory short? What is compiled is kept, and the same command continues",
+            ) from None
         except (RelayError, TimeoutError) as error:
             raise CompileError(f"Relay did not compile a kernel: {error}") from None
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TypeVar
 
 from ofatvm.compiler.plan import Workload
@@ -43,24 +43,33 @@ def confirm(
 class Clock:
     """A time budget for trials that leaves room for their closing measurement."""
 
-    def __init__(self, budget_s: float) -> None:
-        """The time begins now."""
+    def __init__(self, budget_s: float, closing: int = ROUNDS * FINALISTS) -> None:
+        """The time begins now; the closing measurement takes `closing` trials a workload."""
         self._started = time.monotonic()
         self._budget_s = budget_s
+        self._closing = closing
         self._trials = 0
         self._workloads: set[str] = set()
 
-    def tried(self, workload: Workload, trials: int) -> None:
-        """Count trials of this run."""
+    def tried(self, key: str, trials: int) -> None:
+        """Count trials of this run; none, where an earlier one's await their closing."""
         self._trials += trials
-        self._workloads.add(workload.key)
+        self._workloads.add(key)
 
     @property
     def over(self) -> bool:
         """Whether no more trials may be started: what they took tells what the closing takes."""
+        return self._end_s(self._workloads, 0) > self._budget_s
+
+    def room_for(self, key: str, trials: int) -> bool:
+        """Whether so many trials of a workload end in time, too, as far as is known."""
+        return self._end_s({*self._workloads, key}, trials) <= self._budget_s
+
+    def _end_s(self, workloads: Set[str], trials: int) -> float:
+        """When all would be closed, with so many trials more."""
         spent = time.monotonic() - self._started
-        closing = len(self._workloads) * ROUNDS * FINALISTS * spent / max(self._trials, 1)
-        return spent + closing > self._budget_s
+        each = spent / self._trials if self._trials else 0.0
+        return spent + (trials + len(workloads) * self._closing) * each
 
 
 def finalists(journal: TrialFile[C], workload: Workload, default: C) -> list[C]:

@@ -255,7 +255,7 @@ class _Task:
                 for trace, (seconds, error) in zip(traces, measured, strict=True)
             ]
         )
-        clock.tried(self.workload, len(traces))
+        clock.tried(self.workload.key, len(traces))
 
     def _learn(self, found: dict[str, Any], model: CostModel) -> None:
         costs = {trial.config: trial.cost for trial in self.trials}

@@ -163,15 +163,12 @@ class RelayBench:
         )
 
     def _finish(self, job: KernelJob, future: Future[Any]) -> None:
-        """Wait for a build; one whose builder died is tried again.
+        """Wait for a build.
 
-        DeviceError if it dies again, and so does one of the reference kernel: nobody's trial.
+        Where its builders died, DeviceError if so do those of the reference kernel: nobody's trial.
         """
-        with contextlib.suppress(RelayDiedError):
-            future.result()
-            return
         try:
-            self._submit(job).result()
+            future.result()
         except RelayDiedError as died:
             proof = Path(job.path).with_name("reference.so")
             try:

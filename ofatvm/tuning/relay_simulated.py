@@ -9,15 +9,16 @@ from types import TracebackType
 from typing import Self
 
 from ofatvm.compiler.relay import RelayLibrary
-from ofatvm.compiler.relay_env import RelayPool
+from ofatvm.compiler.relay_env import RelayDiedError, RelayPool
 from ofatvm.device.simulated import milliseconds
 from ofatvm.device.simulator.jobs import Simulations
 from ofatvm.device.simulator.simulate import machine_of_target
+from ofatvm.errors import CompileError
 from ofatvm.files import scratch
 from ofatvm.relay.blocks import Blocking
 from ofatvm.target import Target
 from ofatvm.tuning.relay_bench import Candidate
-from ofatvm.tuning.workers import Timing
+from ofatvm.tuning.workers import REFERENCE, Timing, dead_machine
 
 
 class SimulatedRelayBench:
@@ -61,14 +62,24 @@ class SimulatedRelayBench:
         """See `Bench.measure`."""
         distinct = list(dict.fromkeys(candidates))
         tried = self._library.attempt([(c.workload, c.config) for c in distinct])
-        kernels = [kernel for kernel in tried if not isinstance(kernel, str)]
+        kernels = [kernel for kernel in tried if not isinstance(kernel, Exception)]
+        self._check([error for error in tried if isinstance(error, RelayDiedError)])
         outcomes = iter(self._simulations.kernels(kernels))
         found: dict[Candidate, tuple[float | None, str]] = {}
         for candidate, kernel in zip(distinct, tried, strict=True):
-            if isinstance(kernel, str):
+            if isinstance(kernel, Exception):
                 found[candidate] = None, f"build: {kernel}"
                 continue
             costs, error = next(outcomes)
             seconds = None if error else milliseconds(costs, self._machine) / 1e3
             found[candidate] = seconds, error
         return [found[candidate] for candidate in candidates]
+
+    def _check(self, deaths: Sequence[RelayDiedError]) -> None:
+        """DeviceError if builders died, and die over the reference kernel, too: nobody's trial."""
+        if not deaths:
+            return
+        try:
+            self._library.require([REFERENCE])
+        except CompileError:
+            raise dead_machine(deaths[0]) from None

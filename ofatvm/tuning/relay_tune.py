@@ -11,18 +11,20 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayError, RelayProcess
+from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayProcess
 from ofatvm.errors import CompileError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.space import CUT, Space, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
+from ofatvm.tuning.confirm import Clock
 from ofatvm.tuning.lines import append_lines
 from ofatvm.tuning.relay_bench import Bench, Candidate
 from ofatvm.tuning.relay_journal import log_line
@@ -40,11 +42,15 @@ STAGE = "tune"
 
 @dataclass(frozen=True, slots=True)
 class RelaySummary:
-    """What the log holds after a run, and what the run did."""
+    """What the log holds after a run, and what the run did.
+
+    `closing_trials` are those of the new ones that timed the fastest again.
+    """
 
     tasks: int
     complete: int
     new_trials: int
+    closing_trials: int
     trials: int
     failures: int
     disturbed: int
@@ -100,8 +106,9 @@ def tune_relay(
     """Bring every task to `trials_per_task` configs in total, or its whole space if smaller.
 
     The budget counts what `log` holds. The fastest few of each task are timed again after all
-    trials, so that no record is the luck of one, unless the bench is steady. Every batch is in the
-    log before the next.
+    trials, so that no record is the luck of one, unless the bench is steady. A time budget leaves
+    room for that, and it is done however little of it is left. Every batch is in the log before the
+    next.
     """
     started = time.monotonic()
     tasks: dict[str, _Task] = {}
@@ -115,30 +122,38 @@ def tune_relay(
             task.space = _ask(tuner, space_of, template, arguments, target.to_dict(), task.cut)
         total = sum(task.limit(trials_per_task) for task in tasks.values())
         on_event(StageStarted(STAGE, total, f"{len(tasks)} tasks of {target.name}"))
-        new, deadline = 0, time.monotonic() + time_budget_s
+        new = closing = 0
+        clock = Clock(time_budget_s, 0 if bench.steady else FINALISTS * CONFIRMATIONS)
+        for task in tasks.values():
+            if task.finalists():
+                clock.tried(task.key, 0)
         with bench:
             for task in tasks.values():
-                while task.done < task.limit(trials_per_task) and time.monotonic() <= deadline:
+                while task.done < task.limit(trials_per_task) and not clock.over:
                     wanted = task.limit(trials_per_task) - task.done
                     chosen = _choose(task, wanted, target, tuner, seed)
-                    new += _try(task, chosen, bench, log)
+                    if not clock.room_for(task.key, len(chosen)):
+                        break
+                    tried = _try(task, chosen, bench, log)
+                    clock.tried(task.key, tried)
+                    new += tried
                     done = sum(min(t.done, t.limit(trials_per_task)) for t in tasks.values())
                     on_event(Progress(STAGE, done, total, task.key))
-            for number, task in enumerate(() if bench.steady else tasks.values(), 1):
-                again = task.finalists()
-                if again and time.monotonic() <= deadline:
-                    new += _try(task, again * CONFIRMATIONS, bench, log)
-                on_event(Progress("confirm", number, len(tasks), task.key))
+            last = [] if bench.steady else [task for task in tasks.values() if task.finalists()]
+            for number, task in enumerate(last, 1):
+                closing += _try(task, task.finalists() * CONFIRMATIONS, bench, log)
+                on_event(Progress("confirm", number, len(last), task.key))
     summary = RelaySummary(
         tasks=len(tasks),
         complete=sum(t.done >= t.limit(trials_per_task) for t in tasks.values()),
-        new_trials=new,
-        trials=old + new,
+        new_trials=new + closing,
+        closing_trials=closing,
+        trials=old + new + closing,
         failures=sum(not any(found) for t in tasks.values() for found in t.seconds.values()),
         disturbed=bench.disturbed,
         seconds=time.monotonic() - started,
     )
-    on_event(StageFinished(STAGE, f"{new} new trials", summary.seconds))
+    on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
     return summary
 
 
@@ -167,6 +182,8 @@ def _choose(
 
 def _ask(tuner: RelayProcess, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
+        with suppress(RelayDiedError):  # it may have been killed from outside
+            return tuner.call(function, *arguments)
         return tuner.call(function, *arguments)
     except (RelayError, TimeoutError) as error:
         raise CompileError(f"AutoTVM does not answer: {error}") from None

@@ -92,7 +92,7 @@ def tune(
                 if count <= 0 or clock.over:
                     continue
                 _measure_batch(state, model, workers, journal, count, seed)
-                clock.tried(state.workload, count)
+                clock.tried(state.workload.key, count)
                 fresh += count
                 if fresh >= REFIT_EVERY:
                     fresh = _refit(model, states, lessons)

@@ -232,6 +232,27 @@ def test_targets_of_other_machines_compile(library: RelayLibrary) -> None:
     assert kernel.objects[0].read_bytes()[18:20] == b"\xb7\x00"  # EM_AARCH64
 
 
+DIE_ONCE = """
+import os, pathlib, signal
+mark = pathlib.Path({mark!r})
+if not mark.exists():
+    mark.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_job_whose_process_is_killed_is_done_again(tmp_path: Path) -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with RelayPool(1) as pool:
+        mark = tmp_path / "mark"
+        assert compiled([pool.submit(exec, DIE_ONCE.format(mark=str(mark)))]) == [None]
+        assert mark.exists()
+        with pytest.raises(CompileError, match=r"died twice over one job: .* of Killed") as caught:
+            compiled([pool.submit(exec, killed)])
+        assert "memory" in caught.value.hint
+        assert compiled([pool.submit(float, "1")]) == [1.0]
+
+
 def test_jobs_of_a_pool_run_side_by_side() -> None:
     with RelayPool(2) as pool:
         jobs = [pool.submit(float, str(number)) for number in range(6)]

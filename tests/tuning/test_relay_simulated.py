@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ofatvm.compiler.relay_env import RelayPool
+from ofatvm.compiler.relay_env import RelayDiedError, RelayPool
 from ofatvm.compiler.resolve import resolve
+from ofatvm.errors import DeviceError
 from ofatvm.relay.blocks import Blocking
 from ofatvm.relay.task import task_key
 from ofatvm.tuning.relay_bench import Candidate
@@ -48,6 +51,20 @@ def test_a_budget_s_trials_are_simulated_once_and_make_records(
     for key, trial in best.items():
         assert trial.seconds == min(t.seconds for t in trials if t.key == key and t.seconds)
     assert all(is_for(named_target(line), TARGET) for line in log.read_bytes().splitlines())
+
+
+def test_builders_that_die_fail_no_config(
+    pool: RelayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> Future[Any]:
+        job: Future[Any] = Future()
+        job.set_exception(RelayDiedError("the process died of Killed"))
+        return job
+
+    with SimulatedRelayBench(TARGET, BLOCKING, pool, tmp_path) as bench:
+        monkeypatch.setattr(pool, "submit", killed)
+        with pytest.raises(DeviceError, match=r"not even the reference kernel .* of Killed"):
+            bench.measure([Candidate(WORKLOAD, "")], Timing())
 
 
 def test_simulations_agree_and_a_broken_candidate_is_told(pool: RelayPool, tmp_path: Path) -> None:
