@@ -85,7 +85,7 @@ def is_cifar(folder: Path) -> bool:
             f"{folder / name} is CIFAR's Python version, a pickle, and pickles are not read",
             hint="fetch the binary version, cifar-10-binary.tar.gz or cifar-100-binary.tar.gz",
         )
-    return (folder / CIFAR10_FILES[0]).is_file() or (folder / "train.bin").is_file()
+    return any((folder / name).is_file() for name in (*CIFAR10_FILES, "train.bin"))
 
 
 def read_cifar(

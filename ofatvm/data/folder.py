@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from ofatvm.errors import DatasetError
 VAL_NAMES = ("val", "validation", "valid")
 PART_NAMES = {"train", "training", "test", "testing", *VAL_NAMES}
 SAMPLE = 64
+END_BYTES = 4096
 LAYOUT = "expected PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE"
 
 
@@ -95,7 +98,7 @@ def read_folder(path: Path) -> FolderParts:
                 f"{path} has a folder train with classes, and beside it {other.name}",
                 hint="parts of a set are named train, val and test; move the others elsewhere",
             )
-    names = [name for name in VAL_NAMES if subfolders(path / name)]
+    names = [name for name in VAL_NAMES if (path / name).is_dir()]
     if len(names) > 1:
         raise DatasetError(f"{path} has several validation parts: {', '.join(names)}")
     wanted = {"train": path / "train"}
@@ -109,10 +112,17 @@ def read_folder(path: Path) -> FolderParts:
         classes, paths, labels = class_folders(folder)
         first = first or classes
         if classes != first:
-            odd = sorted(set(classes) ^ set(first))
+            only = [
+                f"only {part_name} has {', '.join(map(repr, sorted(odd)[:5]))}"
+                for part_name, odd in (
+                    ("train", set(first) - set(classes)),
+                    (folder.name, set(classes) - set(first)),
+                )
+                if odd
+            ]
             raise DatasetError(
-                f"{path / 'train'} and {folder} must have the same class folders, only one has "
-                f"{', '.join(odd[:5])}"
+                f"{path / 'train'} and {folder} must have the same class folders, "
+                f"{' and '.join(only)}"
             )
         parts[part] = (paths, labels)
     return FolderParts(first, parts)
@@ -174,6 +184,46 @@ def images_below(folder: Path) -> list[Path]:
     if odd is not None:
         raise DatasetError(f"{odd} is no file", hint="remove it")
     return sorted(found)
+
+
+def check_apart(parts: Mapping[str, FolderImages | None]) -> None:
+    """DatasetError if a file is in two parts, under whatever name.
+
+    Only files of one size are read, and nearly always no more of them than their ends.
+    """
+    sizes: dict[int, list[tuple[str, Path]]] = {}
+    for part, images in parts.items():
+        for path in () if images is None else images.paths:
+            sizes.setdefault(path.stat().st_size, []).append((part, path))
+    twins = []
+    for group in sizes.values():
+        if len({part for part, _ in group}) > 1:
+            alike: dict[bytes, list[tuple[str, Path]]] = {}
+            for part, path in group:
+                alike.setdefault(_end_of(path), []).append((part, path))
+            twins += [twin for same in alike.values() for twin in _twins(same)]
+    if twins:
+        one, other = twins[0]
+        more = f" (and {len(twins) - 1} more)" if len(twins) > 1 else ""
+        raise DatasetError(
+            f"the same picture is in two parts: {other} is {one}{more}",
+            hint="remove it from one of them",
+        )
+
+
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        return file.read()
+
+
+def _twins(alike: list[tuple[str, Path]]) -> list[tuple[Path, Path]]:
+    """Files of later parts, each behind an equal one of the first part here."""
+    first = alike[0][0]
+    ours = {hashlib.sha256(p.read_bytes()).digest(): p for part, p in alike if part == first}
+    others = [path for part, path in alike if part != first]
+    found = [(ours.get(hashlib.sha256(path.read_bytes()).digest()), path) for path in others]
+    return [(one, other) for one, other in found if one is not None]
 
 
 def guessed_channels(paths: tuple[Path, ...]) -> int:

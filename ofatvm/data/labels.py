@@ -40,9 +40,17 @@ def check_names(names: tuple[str, ...], where: str) -> None:
             )
 
 
+def check_distinct(names: tuple[str, ...], where: str) -> None:
+    """Raise DatasetError if two classes have the same name."""
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DatasetError(f"classes of {where} must be distinct, {twice!r} is there twice")
+
+
 def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
     """Raise DatasetError unless there are two classes and each has two images to train on."""
     check_names(classes, where)
+    check_distinct(classes, where)
     if len(classes) < 2:
         raise DatasetError(
             f"{where} has {len(classes)} class ({', '.join(classes)}), training needs at least 2"
@@ -58,6 +66,22 @@ def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> 
         raise DatasetError(
             f"class {classes[label]!r} has {counts[label]} training image in {where}, at least "
             f"{MIN_IMAGES} are needed"
+        )
+
+
+def check_validation(
+    labels: np.ndarray, classes: tuple[str, ...], where: str, *, held_out: bool
+) -> None:
+    """Raise DatasetError unless accuracy can be measured on every class."""
+    counts = np.bincount(labels, minlength=len(classes))
+    label = int(counts.argmin())
+    if counts[label] == 0:
+        part = "among the images held out of" if held_out else "in the validation part of"
+        raise DatasetError(
+            f"class {classes[label]!r} has no image {part} {where}",
+            hint="add images to that class, or give --holdout a number if it does not matter"
+            if held_out
+            else "add some there, or leave that part out and have one held out",
         )
 
 
@@ -77,7 +101,7 @@ def hold_out(
     """Rows to train on and rows to validate on, both in order.
 
     Each class gives its share of what is held out, but keeps two images. By default a sixth is
-    held out, at most 10,000 images.
+    held out, at most 10,000 images, and of each class that can spare one at least one.
     """
     check_holdout(holdout)
     total = len(labels)
@@ -101,6 +125,8 @@ def hold_out(
         most_owed = np.argsort(np.where(quota < room, quota - exact, np.inf), kind="stable")
         open_classes = int((quota < room).sum())
         quota[most_owed[: min(missing, open_classes)]] += 1
+    if holdout is None:
+        quota = np.maximum(quota, np.minimum(room, 1))
     shuffled = np.random.default_rng(seed).permutation(total)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     place = np.arange(total) - (np.cumsum(counts) - counts)[labels[by_class]]

@@ -11,8 +11,14 @@ import numpy as np
 from ofatvm.data.binary import is_cifar, read_cifar, read_idx_part
 from ofatvm.data.dataset import ArrayImages, Dataset, Images, statistics
 from ofatvm.data.download import SOURCES, fetched, is_cached
-from ofatvm.data.folder import FolderImages, guessed_channels, listing, read_folder
-from ofatvm.data.labels import check_holdout, check_training, checked_labels, hold_out
+from ofatvm.data.folder import FolderImages, check_apart, guessed_channels, listing, read_folder
+from ofatvm.data.labels import (
+    check_holdout,
+    check_training,
+    check_validation,
+    checked_labels,
+    hold_out,
+)
 from ofatvm.data.npz import read_npz
 from ofatvm.data.parts import Kind, Parts, digest_of
 from ofatvm.errors import DatasetError, MissingInputError
@@ -64,6 +70,7 @@ def load_dataset(
     if arrays is not None:
         return finished_arrays(split(arrays, seed=seed, holdout=holdout), channels)
     files = read_files(path, size=size, channels=channels)
+    check_apart({"train": files.train, "val": files.val, "test": files.test})
     return finished_files(split(files, seed=seed, holdout=holdout), memory_bytes)
 
 
@@ -173,13 +180,17 @@ def split(parts: Parts[Kind], *, seed: int, holdout: float | None) -> Parts[Kind
                 f"{where} has a validation part of its own, --holdout {holdout} does not apply",
                 hint="leave --holdout out, or give only the training part as --data",
             )
+        check_validation(parts.val.labels, parts.classes, where, held_out=False)
         return parts
     train_rows, val_rows = hold_out(parts.train.labels, holdout=holdout, seed=seed, where=where)
+    held_out = parts.train.take(val_rows)
+    if holdout is None:  # who asks for few images gets few
+        check_validation(held_out.labels, parts.classes, where, held_out=True)
     return Parts(
         parts.name,
         parts.path,
         parts.train.take(train_rows),
-        parts.train.take(val_rows),
+        held_out,
         parts.test,
         parts.classes,
         parts.digest,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ofatvm.data.labels import check_distinct
 from ofatvm.errors import DatasetError, MissingInputError
 
 LIMIT_BYTES = 8 << 30
@@ -125,7 +126,5 @@ def class_names(names: np.ndarray, path: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"classes of {path} are not valid text", hint="make or fetch it again"
         ) from None
-    if len(set(result)) != len(result):
-        twice = next(name for name in result if result.count(name) > 1)
-        raise DatasetError(f"classes of {path} must be distinct, {twice!r} is there twice")
+    check_distinct(result, str(path))
     return result

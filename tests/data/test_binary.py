@@ -122,15 +122,15 @@ def test_cifar_10_is_read(tmp_path: Path) -> None:
 
 
 def test_cifar_100_has_its_fine_labels(tmp_path: Path) -> None:
-    rows = noise(12, 3074)
+    rows = noise(18, 3074)
     rows[:, 0] = 9
-    rows[:, 1] = np.arange(12) % 3
+    rows[:, 1] = np.arange(18) % 3
     rows.tofile(tmp_path / "train.bin")
     (tmp_path / "fine_label_names.txt").write_text("x\ny\nz\n")
     dataset = load_dataset(tmp_path, size=32)
     assert dataset.classes == ("x", "y", "z")
     assert dataset.test is None
-    assert np.bincount(dataset.train.labels).tolist() == [3, 3, 4]
+    assert np.bincount(dataset.train.labels).tolist() == [5, 5, 5]
 
 
 def test_cifar_without_names_has_numbers(tmp_path: Path) -> None:
@@ -147,6 +147,16 @@ def test_broken_cifar_is_refused(tmp_path: Path) -> None:
         load_dataset(folder, size=32)
     batch.unlink()
     with pytest.raises(MissingInputError, match=r"no such file: .*data_batch_3\.bin"):
+        load_dataset(folder, size=32)
+    (folder / "data_batch_1.bin").unlink()
+    with pytest.raises(MissingInputError, match=r"no such file: .*data_batch_1\.bin"):
+        load_dataset(folder, size=32)
+
+
+def test_cifar_names_are_distinct(tmp_path: Path) -> None:
+    folder = write_cifar10(tmp_path / "cifar")
+    (folder / "batches.meta.txt").write_text("a\nb\nc\na\ne\n")
+    with pytest.raises(DatasetError, match="must be distinct, 'a' is there twice"):
         load_dataset(folder, size=32)
 
 

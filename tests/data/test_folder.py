@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
 def test_train_and_val_are_taken_as_they_are(tmp_path: Path, val: str) -> None:
     write_classes(tmp_path / "train", {"a": 3, "b": 4})
     write_classes(tmp_path / val, {"a": 2, "b": 1}, seed=99)
-    write_classes(tmp_path / "test", {"a": 1, "b": 1})
+    write_classes(tmp_path / "test", {"a": 1, "b": 1}, seed=50)
     dataset = load_dataset(tmp_path, size=8)
     assert dataset.train.labels.tolist() == [0] * 3 + [1] * 4
     assert dataset.val.labels.tolist() == [0, 0, 1]
@@ -306,8 +307,49 @@ def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
 def test_parts_with_different_classes_are_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 3, "b": 3, "c": 3})
     write_classes(tmp_path / "val", {"a": 1, "b": 1, "d": 1})
-    with pytest.raises(DatasetError, match="only one has c, d"):
+    with pytest.raises(DatasetError, match="only train has 'c' and only val has 'd'"):
         load_dataset(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("files", [[], ["a.png"]])
+def test_a_validation_part_without_classes_is_not_passed_over(
+    tmp_path: Path, files: list[str]
+) -> None:
+    write_classes(tmp_path / "train", CATS_AND_DOGS)
+    (tmp_path / "val").mkdir()
+    for name in files:
+        write_image(tmp_path / "val" / name, noise(8, 8))
+    with pytest.raises(DatasetError, match=f"{tmp_path / 'val'} has no class folders"):
+        load_dataset(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("how", ["copy", "link"])
+def test_a_picture_in_two_parts_is_named(tmp_path: Path, how: str) -> None:
+    write_classes(tmp_path / "train", CATS_AND_DOGS)
+    write_classes(tmp_path / "val", {"cat": 2, "dog": 2}, seed=500)
+    assert len(load_dataset(tmp_path, size=8).val) == 4
+    one, other = tmp_path / "train" / "cat" / "003.png", tmp_path / "val" / "cat" / "mine.png"
+    shutil.copy(one, other) if how == "copy" else other.symlink_to(one)
+    with pytest.raises(DatasetError) as error:
+        load_dataset(tmp_path, size=8)
+    assert error.value.message == f"the same picture is in two parts: {other} is {one}"
+
+
+def test_pictures_that_only_end_alike_may_be_in_two_parts(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", CATS_AND_DOGS)
+    write_classes(tmp_path / "val", {"cat": 2, "dog": 2}, seed=500)
+    for part, level in (("train", 0), ("val", 9)):
+        pixels = np.zeros((60, 90, 3), np.uint8)
+        pixels[0] = level
+        write_image(tmp_path / part / "cat" / "z.bmp", pixels[::-1])  # the last row comes first
+    assert len(load_dataset(tmp_path, size=8).val) == 5
+
+
+def test_a_class_of_which_nothing_can_be_held_out_is_named(tmp_path: Path) -> None:
+    dataset = load_dataset(write_classes(tmp_path / "three", {"cat": 40, "dog": 3}), size=8)
+    assert np.bincount(dataset.val.labels).tolist() == [7, 1]
+    with pytest.raises(DatasetError, match="class 'dog' has no image among the images held out"):
+        load_dataset(write_classes(tmp_path / "two", {"cat": 40, "dog": 2}), size=8)
 
 
 def test_two_validation_parts_are_refused(tmp_path: Path) -> None:

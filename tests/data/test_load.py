@@ -178,6 +178,13 @@ def test_validation_labels_must_be_classes_of_training(tmp_path: Path) -> None:
         load_dataset(tmp_path, size=6)
 
 
+def test_validation_has_images_of_every_class(tmp_path: Path) -> None:
+    write_npz(tmp_path / "train.npz")
+    write_npz(tmp_path / "val.npz", labels=np.arange(30) % 2)
+    with pytest.raises(DatasetError, match="class '2' has no image in the validation part"):
+        load_dataset(tmp_path, size=6)
+
+
 def test_validation_must_not_be_empty(tmp_path: Path) -> None:
     write_npz(tmp_path / "train.npz")
     write_npz(tmp_path / "val.npz", images=noise(0, 6, 6), labels=np.zeros(0, int))
