@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tvm.support.popen_pool import PopenPoolExecutor, kill_child_processes
+from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker, kill_child_processes
 
+from ofatvm.device.children import LOST, KilledError
 from ofatvm.executor import end_threads
 from ofatvm.signals import block_interrupts
 
 
 class ChildPool(PopenPoolExecutor):
-    """TVM's pool with another end; see `children.child_pool`."""
+    """TVM's pool, whose jobs get a second child and that has another end; see `child_pool`."""
 
     def __init__(self, max_workers: int, **options: Any) -> None:
         """Options are those of TVM's pool."""
         super().__init__(max_workers, **options)
         # The pool's threads start the processes.
         self._threadpool = ThreadPoolExecutor(max_workers, initializer=block_interrupts)
+        self._closing = False
 
     def shutdown(self, wait: bool = True) -> None:
         """End the processes and all that these started.
@@ -28,12 +33,44 @@ class ChildPool(PopenPoolExecutor):
         TVM's own way does every job that was submitted, waits for ever for a process that does not
         answer, and fails where one of its threads starts a process again meanwhile.
         """
+        self._closing = True
         end_threads(self._threadpool, self._end_processes)
         super().shutdown(wait)
+
+    def _worker_run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Have one of the processes do a job; runs in a thread of its own for each of them."""
+        worker = self._worker_map.get(threading.get_ident())
+        if worker is None:
+            options = self._initializer, self._initargs, self._maximum_process_uses
+            worker = _Child(*options, self._stdout, self._stderr)
+            self._worker_map[threading.get_ident()] = worker
+        with contextlib.suppress(*LOST):
+            worker.send(fn, args, kwargs, self._timeout)
+            return worker.recv()
+        if self._closing:
+            raise ChildProcessError("the pool is closed")
+        worker.kill()
+        worker.send(fn, args, kwargs, self._timeout)
+        return worker.recv()
 
     def _end_processes(self) -> None:
         for worker in list(self._worker_map.values()):
             _end(worker._proc)
+
+
+class _Child(PopenWorker):
+    """A process of which it is said whether it was killed."""
+
+    def _child_process_error(self) -> ChildProcessError:
+        process = self._proc
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10.0)  # it hangs up shortly before it is gone
+            if process.poll() == -signal.SIGKILL:
+                self.kill()
+                return KilledError("killed")
+        error: ChildProcessError = super()._child_process_error()
+        return error
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:

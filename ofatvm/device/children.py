@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 DIED = "the worker process died"
 KILLED = "took too long and was killed"
+HINT = "is memory short? The same command continues"
 LOST = (ChildProcessError, EOFError, struct.error, pickle.UnpicklingError)
 """What a pool raises when its child is gone, be it in the middle of an answer."""
+
+
+class KilledError(ChildProcessError):
+    """A child was killed by SIGKILL, as the kernel does where memory is short."""
 
 
 def child_pool(
@@ -31,6 +36,7 @@ def child_pool(
     """Processes that each call `initialise(threads)` first; the first job starts them.
 
     One that dies or takes longer than `timeout_s` is started again, as is one after `most_jobs`.
+    The job of one that died is done once more, since it may have been killed from outside.
     `shutdown` ends them, whatever they are doing.
     """
     from ofatvm.device.child_pool import ChildPool
@@ -56,16 +62,18 @@ def set_threads(threads: int) -> None:
 def outcome(job: Any, what: str, *, apart: bool = False) -> tuple[Any, str]:
     """A candidate's result and "", or None and one line of what went wrong in `what`.
 
-    Raises what is not the candidate's fault: so is the death of the job's process, where the
-    candidate runs `apart`, in another one.
+    Raises what is not the candidate's fault: so is a process that was killed twice, and any that
+    died where the candidate runs `apart`, in another one.
     """
     try:
         return job.result(), ""
     except TimeoutError:
         return None, f"{what}: {KILLED}"
+    except KilledError:
+        raise DeviceError(f"{what}: the worker was killed, twice", hint=HINT) from None
     except LOST:
         if apart:
-            raise DeviceError(f"{what}: the worker died", hint="is memory short?") from None
+            raise DeviceError(f"{what}: the worker died, twice", hint=HINT) from None
         return None, f"{what}: {DIED}"
     except OfatvmError as error:
         # No linker: not the candidate's fault, and true of all others.

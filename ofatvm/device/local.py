@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ofatvm.compiler.base import CompiledKernel
 from ofatvm.compiler.relax import Program
-from ofatvm.device.children import LOST, child_pool, last_line
+from ofatvm.device.children import HINT, LOST, KilledError, child_pool, last_line
 from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.reference import Reference
 from ofatvm.device.rounds import (
@@ -167,6 +167,8 @@ class LocalDevice:
             return self._pool.submit(function, *arguments).result(VISIT_TIMEOUT_S + START_S)
         except TimeoutError:
             raise _CandidateError(f"took longer than {VISIT_TIMEOUT_S:.0f} s") from None
+        except KilledError:
+            raise DeviceError("the process that measures was killed, twice", hint=HINT) from None
         except LOST:
             raise _CandidateError("the process running it died") from None
         except (

@@ -1,8 +1,8 @@
 """Worker processes that live on: they build kernels side by side and time them one at a time.
 
 Each worker pays for importing TVM once. A candidate that crashes or hangs takes down its worker,
-which is started again. One whose worker died is tried once more, since the worker may have been
-killed from outside, and recorded as failed if the reference kernel still runs.
+which is started again. One whose worker died twice is recorded as failed if the reference kernel
+still runs, and the worker was not killed from outside.
 
 A reference kernel is timed beside every candidate. Where it runs slower than it has run before,
 other work is disturbing the machine: the candidate is timed again, and in the end its time is
@@ -166,16 +166,27 @@ class Workers:
     def _timed(self, path: Path, sizes: Sequence[int], timing: Timing) -> tuple[Any, str]:
         """What `time_kernel` gives, or None and the error.
 
-        DeviceError if the runner dies, and dies again with the reference kernel alone.
+        DeviceError if the runner is killed, or dies with the reference kernel alone, too.
         """
         reference = self._built_reference()
-        kernel = (str(path), tuple(sizes))
-        result, error = self._ran(*kernel, timing, reference)
+        try:
+            result, error = self._ran(str(path), tuple(sizes), timing, reference)
+        except DeviceError as killed:
+            self._prove(killed)
+            raise
         if error.endswith(DIED):
-            result, error = self._ran(*kernel, timing, reference)
-        if error.endswith(DIED) and self._ran(*reference, Timing(), reference)[1]:
-            raise dead_machine(error)
+            self._prove(error)
         return result, error
+
+    def _prove(self, error: object) -> None:
+        """DeviceError if not even the reference kernel runs."""
+        reference = self._built_reference()
+        try:
+            failed = self._ran(*reference, Timing(), reference)[1]
+        except DeviceError:
+            failed = DIED
+        if failed:
+            raise dead_machine(error)
 
     def _ran(self, *arguments: Any) -> tuple[Any, str]:
         assert self._run_pool is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ofatvm.device.children import child_pool, last_line, outcome, set_threads
-from ofatvm.errors import CompileError, MissingInputError
+from ofatvm.errors import CompileError, DeviceError, MissingInputError
 
 TRACE = "Traceback (most recent call last):\n  File, line 1\n"
 
@@ -106,6 +106,36 @@ def test_a_pool_ends_with_all_that_its_children_started(tmp_path: Path, stopped:
     pool.shutdown()
     assert all(job.done() for job in jobs)
     assert not any(map(is_there, processes))
+
+
+def dies(flag: str, number: int, once: bool) -> str:
+    if not (once and os.path.exists(flag)):
+        Path(flag).touch()
+        os.kill(os.getpid(), number)
+    return "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_job_of_a_child_that_died_is_done_again(tmp_path: Path, number: int) -> None:
+    pool = child_pool(set_threads, 1, timeout_s=60.0)
+    try:
+        job = pool.submit(dies, str(tmp_path / "flag"), number, True)
+        assert outcome(job, "run") == ("done", "")
+    finally:
+        pool.shutdown()
+
+
+def test_a_child_that_is_always_killed_is_no_candidates_fault(tmp_path: Path) -> None:
+    pool = child_pool(set_threads, 1, timeout_s=60.0)
+    flag = str(tmp_path / "flag")
+    try:
+        with pytest.raises(DeviceError, match="was killed, twice") as caught:
+            outcome(pool.submit(dies, flag, signal.SIGKILL, False), "build")
+        assert "memory" in caught.value.hint
+        crashed = pool.submit(dies, flag, signal.SIGSEGV, False)
+        assert outcome(crashed, "build") == (None, "build: the worker process died")
+    finally:
+        pool.shutdown()
 
 
 def test_a_pool_whose_children_died_ends() -> None:

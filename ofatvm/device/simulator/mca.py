@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ofatvm.device.simulator.cache import cache_errors
 from ofatvm.device.simulator.mix import classify
-from ofatvm.device.simulator.tools import Tools, run
+from ofatvm.device.simulator.tools import ToolError, Tools, run
 from ofatvm.errors import CompileError
 
 INSTRUCTIONS = 1500
@@ -60,7 +60,7 @@ class BlockCosts:
         """The cost of each block of (bytes, number of instructions)."""
         new = {code: count for code, count in blocks if code not in self._known}
         if new:
-            found = self._ask(list(new.items()))
+            found = self.ask(list(new.items()))
             rows = [(code, cost.cycles, json.dumps(cost.mix)) for code, cost in found.items()]
             with cache_errors(self._path), closing(self._open()) as database, database:
                 database.executemany("insert or ignore into blocks values (?, ?, ?)", rows)
@@ -78,8 +78,8 @@ class BlockCosts:
             )
         return database
 
-    def _ask(self, blocks: Sequence[tuple[bytes, int]]) -> dict[bytes, BlockCost]:
-        """Ask llvm-mca, all blocks of about the same length at once."""
+    def ask(self, blocks: Sequence[tuple[bytes, int]]) -> dict[bytes, BlockCost]:
+        """Ask llvm-mca, all blocks of about the same length at once, whatever is known."""
         texts = self._disassemble(blocks)
         groups: dict[int, list[int]] = {}
         for number, (_, count) in enumerate(blocks):
@@ -113,7 +113,9 @@ class BlockCosts:
                 f"LLVM's model of {self.cpu} cannot time the block at {first!r}: {error.message}"
             ) from None
         found = {int(n): int(cycles) / int(rounds) for n, rounds, cycles in _REGION.findall(out)}
-        return {number: found[number] for number in numbers}
+        if set(found) != set(numbers):
+            raise ToolError(f"{self.tools.mca} gives no cycles: {' '.join(out[:160].split())}")
+        return found
 
     def _disassemble(self, blocks: Sequence[tuple[bytes, int]]) -> list[str]:
         """Each block as assembly."""

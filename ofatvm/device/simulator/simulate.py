@@ -10,14 +10,21 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ofatvm.compiler.llvm import triple
+from ofatvm.compiler.llvm import compile_ir, triple
 from ofatvm.compiler.program import Step
-from ofatvm.device.simulator.cost import StepCost, step_costs
+from ofatvm.device.simulator.cost import Costing, StepCost, step_costs
 from ofatvm.device.simulator.counts import read_counts
 from ofatvm.device.simulator.guest import link_guest
-from ofatvm.device.simulator.mca import BlockCosts
-from ofatvm.device.simulator.tools import WAYS_ON, Tools, find_tools
-from ofatvm.errors import DeviceError, MeasurementError
+from ofatvm.device.simulator.mca import BlockCost, BlockCosts
+from ofatvm.device.simulator.tools import (
+    WAYS_ON,
+    ToolError,
+    Tools,
+    find_tools,
+    last_words,
+    start,
+)
+from ofatvm.errors import CompileError, DeviceError, MeasurementError
 from ofatvm.files import scratch
 from ofatvm.machine import Machine
 from ofatvm.target import Target
@@ -34,6 +41,8 @@ CRASHES = (
     signal.SIGABRT,
 )
 """What code brings upon itself; qemu ends as its guest does."""
+NO_MEMORY = 12
+"""The code that guest.c ends with where its tensors cannot be mapped."""
 _SOURCES = ("../simulated", "cost", "counts", "guest", "mca", "mix", "simulate")
 
 
@@ -67,15 +76,54 @@ def simulate(
     """What each step costs on the target, when all have run once before.
 
     `sizes` are the float32 numbers of input, weights, workspace and output. `folder` keeps what
-    simulations have in common. Raises MeasurementError if the code crashes or hangs under qemu.
+    simulations have in common. Raises MeasurementError if the code crashes or hangs under qemu,
+    CompileError if a tool refuses it, and DeviceError if the tools do not work at all.
     """
+    _, costing = _prepared(triple(target), machine_of_target(target).model, folder)
+    try:
+        return _simulated(target, steps, sizes, objects, folder, costing)
+    except (CompileError, MeasurementError):
+        _prove(target, folder)
+        raise
+
+
+def _simulated(
+    target: Target,
+    steps: Sequence[Step],
+    sizes: Sequence[int],
+    objects: Iterable[Path],
+    folder: Path,
+    costing: Costing,
+) -> list[StepCost]:
     machine = machine_of_target(target)
-    tools, costing = _prepared(triple(target), machine.model, folder)
+    tools, _ = _prepared(triple(target), machine.model, folder)
     with scratch("simulated") as room:
         program, counts = room / "guest", room / "counts"
         link_guest(tools, target, steps, sizes, objects, program, passes=PASSES)
         _run(tools, machine, target.threads, program, counts)
-        return step_costs(read_counts(counts), costing, machine)
+        costs = step_costs(read_counts(counts), costing, machine)
+    if len(costs) != len(steps):
+        raise ToolError(f"{tools.qemu} counted {len(costs)} of {len(steps)} steps")
+    return costs
+
+
+def _prove(target: Target, folder: Path) -> None:
+    """ToolError if not even a step that does nothing can be simulated, and costed anew."""
+    _, known = _prepared(triple(target), machine_of_target(target).model, folder)
+
+    def costing(blocks: Sequence[tuple[bytes, int]]) -> list[BlockCost]:
+        found = known.ask(blocks)
+        return [found[code] for code, _ in blocks]
+
+    with scratch("simulated") as room:
+        path = room / "nothing.o"
+        text = "define void @nothing(i32 %task, i32 %tasks, ptr %x) {\n  ret void\n}"
+        compile_ir(text, target, path)
+        step = Step("nothing", False, (("x", 0),))
+        try:
+            _simulated(target, [step], (1, 1, 1, 1), [path], folder, costing)
+        except (CompileError, MeasurementError) as error:
+            raise ToolError(f"not even a step that does nothing works: {error.message}") from None
 
 
 @lru_cache(maxsize=4)
@@ -100,26 +148,21 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU_")}
     try:
-        done = subprocess.run(
-            [str(tools.qemu), "-cpu", tools.widest_cpu, "-plugin", plugin, str(program)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=False,
+        done = start(
+            [tools.qemu, "-cpu", tools.widest_cpu, "-plugin", plugin, program],
+            "qemu",
+            environment,
+            timeout_s=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise MeasurementError(f"it ran longer than {TIMEOUT_S:.0f} s under qemu") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        said = lines[-1][:160] if lines else ""
+        said = last_words(done)
         if "plugin" in said:
             raise DeviceError(f"qemu does not take the plugin: {said}", hint=WAYS_ON)
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
         if done.returncode < 0 and -done.returncode not in CRASHES:
-            raise DeviceError(
-                f"qemu ended with {how}: {said}", hint="is memory short? the same command goes on"
-            )
+            raise ToolError(f"qemu ended with {how}: {said}")
+        if done.returncode == NO_MEMORY:
+            raise ToolError("qemu has no memory for the tensors")
         raise MeasurementError(f"it ended with {how} under qemu: {said}")

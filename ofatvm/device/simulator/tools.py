@@ -11,12 +11,14 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
@@ -34,6 +36,7 @@ _ZIG = {
 }
 MCA_NAMES = (*(f"llvm-mca-{version}" for version in reversed(range(14, 40))), "llvm-mca")
 """Names of llvm-mca, the newest first, as Debian installs them."""
+TOOL_S = 300.0
 WAYS_ON = "apt-get install qemu-user llvm, or measure on a board: --device rpc://HOST:PORT/KEY"
 
 
@@ -54,7 +57,12 @@ class Tools:
 
 
 class ToolError(DeviceError):
-    """A tool of the simulation was killed or had no room: nothing that a candidate did."""
+    """A tool of the simulation is broken, was killed or had no room: nothing a candidate did."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        """A process hands an error on without its hint: this one always has one."""
+        way = "is it damaged, memory short or the disk full? Mended, the same command continues"
+        super().__init__(message, hint=hint or way)
 
 
 def find_tools(triple: str, cpu: str, cache_dir: Path) -> Tools:
@@ -84,24 +92,69 @@ def lld() -> list[str]:
 def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
     """What a tool prints; CompileError with its last line if it fails.
 
-    ToolError if a signal ended it, or if the disk is full.
+    ToolError if it does not start, a signal ended it, it hangs, or the disk is full.
     """
     zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
-    done = subprocess.run(
-        [str(word) for word in words],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig_cache},
-    )
+    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig_cache}
+    try:
+        done = start(words, what, environment, given=given, timeout_s=TOOL_S)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{what} took longer than {TOOL_S:.0f} s") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        text = f"{what} failed: {lines[-1][:200] if lines else done.returncode}"
+        text = f"{what} failed: {last_words(done)}"
         if done.returncode < 0 or os.strerror(errno.ENOSPC) in done.stderr:
-            raise ToolError(text, hint="is the disk full, or memory short?")
+            raise ToolError(text)
         raise CompileError(text)
     return done.stdout
+
+
+def start(
+    words: Sequence[str | Path],
+    what: str,
+    environment: Mapping[str, str],
+    *,
+    given: str | None = None,
+    timeout_s: float,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, and once more if it was killed, as for want of memory.
+
+    ToolError if there is none or it does not start; subprocess.TimeoutExpired.
+    """
+    stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
+
+    def once() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in words],
+            **stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=environment,
+            timeout=timeout_s,
+        )
+
+    try:
+        done = once()
+        return once() if done.returncode == -signal.SIGKILL else done
+    except OSError as error:
+        raise ToolError(f"{what} failed: {words[0]}: {error.strerror or error}") from None
+
+
+def asked(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """What a program says of itself."""
+    try:
+        return start(words, "starting it", os.environ, given="", timeout_s=TOOL_S)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{words[0]} took longer than {TOOL_S:.0f} s") from None
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a program said, or how it ended."""
+    lines = done.stderr.strip().splitlines()
+    if lines:
+        return lines[-1][:160]
+    return f"code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
 
 
 def _llvm(triple: str, cpu: str) -> tuple[Path, Path]:
@@ -109,13 +162,18 @@ def _llvm(triple: str, cpu: str) -> tuple[Path, Path]:
 
     Models get better with time: LLVM 14 still gives Zen 3 half of its multiply-adds a cycle.
     """
-    found = False
+    found, broken = False, None
     for name in MCA_NAMES:
         mca, mc = shutil.which(name), shutil.which(name.replace("llvm-mca", "llvm-mc"))
         if mca and mc:
             found = True
-            if cpu in _cpus(mca, triple):
-                return Path(mca), Path(mc)
+            try:
+                if cpu in _cpus(mca, triple):
+                    return Path(mca), Path(mc)
+            except ToolError as error:
+                broken = error
+    if broken:
+        raise broken
     if not found:
         raise DeviceError(
             "the simulated device needs llvm-mca, which is not installed", hint=WAYS_ON
@@ -128,16 +186,21 @@ def _llvm(triple: str, cpu: str) -> tuple[Path, Path]:
 
 @cache
 def _cpus(mca: str, triple: str) -> frozenset[str]:
-    words = [mca, f"-mtriple={triple}", "-mcpu=help"]
-    done = subprocess.run(words, input="", capture_output=True, text=True, check=False)
-    return frozenset(re.findall(r"^\s+(\S+)\s+- Select", done.stderr + done.stdout, re.MULTILINE))
+    done = asked([mca, f"-mtriple={triple}", "-mcpu=help"])
+    said = done.stderr + done.stdout
+    found = re.findall(r"^\s+(\S+)\s+- Select", said, re.MULTILINE)
+    if not found:
+        raise ToolError(f"{mca} names no CPUs: {last_words(done)}")
+    return frozenset(found)
 
 
 @cache
 def _version(program: str) -> str:
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    done = asked([program, "--version"])
     match = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
-    return f"{Path(program).name} {match.group() if match else '?'}"
+    if not match:
+        raise ToolError(f"{program} names no version: {last_words(done)}")
+    return f"{Path(program).name} {match.group()}"
 
 
 def _plugin(cache_dir: Path) -> Path:
@@ -182,6 +245,9 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
         given = room / f"{name}.c"
         given.write_text(source, encoding="utf-8")
         built = room / f"built{suffix}"
-        run([*compiler, given, "-o", built], f"compiling {name}.c")
+        try:
+            run([*compiler, given, "-o", built], f"compiling {name}.c")
+        except CompileError as error:
+            raise ToolError(error.message) from None
         os.replace(built, path)
     return path

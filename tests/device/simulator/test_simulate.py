@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -106,9 +107,7 @@ def test_a_qemu_that_was_killed_is_nobodys_fault(
     path = tmp_path / "candidate.o"
     build_object(POINTWISE, GOOD, CANDIDATE, A72, path)
     monkeypatch.setattr("ofatvm.device.simulator.simulate.link_guest", lambda *given, **more: path)
-    monkeypatch.setattr(
-        "ofatvm.device.simulator.simulate.subprocess.run", lambda *given, **more: killed
-    )
+    monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: killed)
     with pytest.raises(DeviceError, match="qemu ended with signal 9"):
         simulate(A72, [step], (1, 1, 1, 1), [path], folder)
 
@@ -128,6 +127,70 @@ def test_tools_fail_by_a_candidates_fault_or_for_want_of_room(
     monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: done)
     with pytest.raises(fault, match="linking failed"):
         tools.run(["ld.lld"], "linking")
+
+
+BROKEN = {
+    "missing": None,
+    "fails": "echo it is broken >&2; exit 1",
+    "crashes": "kill -SEGV $$",
+    "is killed": "kill -KILL $$",
+    "says nothing": "exit 0",
+    "says garbage": "printf '\\377\\376garbage\\n'; exit 0",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("name", ["qemu-aarch64", "llvm-mca", "llvm-mc"])
+def test_a_tool_that_breaks_is_no_candidates_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    imitated = imitate(name, tmp_path, monkeypatch)
+    costs_of(A72, GOOD, tmp_path)
+    break_tool(imitated, BROKEN[how])
+    # The second schedule has blocks that are not known yet.
+    with pytest.raises(DeviceError) as caught:
+        simulate_candidate((POINTWISE, POOR), A72, str(tmp_path))
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["qemu-aarch64", "llvm-mca", "llvm-mc"])
+def test_a_tool_that_was_killed_once_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    imitated = imitate(name, tmp_path, monkeypatch)
+    costs_of(A72, GOOD, tmp_path)
+    flag = tmp_path / "killed"
+    break_tool(imitated, f"[ -e '{flag}' ] || {{ touch '{flag}'; kill -KILL $$; }}")
+    assert costs_of(A72, POOR, tmp_path)
+    assert flag.exists()
+
+
+def imitate(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of that name which starts the real one, found before it."""
+    real = shutil.which(name)
+    path = folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    if name.startswith("llvm"):
+        monkeypatch.setattr(tools, "MCA_NAMES", ("llvm-mca",))
+        both = "llvm-mca", "llvm-mc"
+        for other in both:
+            if not (path.parent / other).exists():
+                (path.parent / other).symlink_to(str(shutil.which(other)))
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    tools._version.cache_clear()
+    return path
+
+
+def break_tool(path: Path, body: str | None) -> None:
+    """Let an imitated tool do this first; None takes it away."""
+    if body is None:
+        path.unlink()
+        return
+    shebang, call = path.read_text().splitlines()
+    path.write_text(f"{shebang}\n{body}\n{call}\n")
 
 
 def test_code_that_qemu_does_not_execute_is_refused_before_it_is_compiled(folder: Path) -> None:
