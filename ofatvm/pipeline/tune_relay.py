@@ -13,7 +13,8 @@ from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
 from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import write_owner
-from ofatvm.tuning.relay_journal import count_lines, import_log, locked
+from ofatvm.tuning.relay_import import import_log, read_theirs
+from ofatvm.tuning.relay_journal import count_lines, locked
 from ofatvm.tuning.relay_records import best_trials, read_log, relay_folder
 from ofatvm.tuning.relay_tune import RelaySummary, tune_relay
 from ofatvm.tuning.workloads import space_workloads, union
@@ -36,7 +37,8 @@ def tune_relay_space(
     summary, the lowest coverage of the space at these resolutions (0 to 1), and the number of tasks
     with a record.
     """
-    imports_alone = import_from is not None and setup.kind == "simulated"
+    theirs = None if import_from is None else read_theirs(import_from, setup.target)
+    imports_alone = theirs is not None and setup.kind == "simulated"
     blocking = setup.blocking
     bench = open_relay_bench(setup)
     folder = relay_folder(setup.tuning_logs, setup.target)
@@ -46,13 +48,13 @@ def tune_relay_space(
     with locked(folder) as log:
         kind = "measured" if imports_alone else setup.kind
         write_owner(folder, setup.target, setup.vectors, kind, road_versions("relay"))
-        if import_from is not None:
-            found = import_log(import_from, log, setup.target)
+        if theirs is not None:
+            taken = import_log(theirs, log)
             on_event(
                 Notice(
                     "info",
-                    f"{found.taken} trials of {import_from} were taken; {found.left} lines are of "
-                    f"other tasks or of none, {found.others} of other targets than "
+                    f"{taken} trials of {import_from} were taken; {theirs.left} lines are of "
+                    f"other tasks or of none, {theirs.others} of other targets than "
                     f"{setup.target.name}",
                 )
             )

@@ -6,18 +6,14 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.errors import MissingInputError, RecordError
 from ofatvm.lock import lock_folder
 from ofatvm.relay.blocks import Config
 from ofatvm.relay.space import Space
 from ofatvm.relay.task import task_of
-from ofatvm.target import Target
-from ofatvm.tuning.lines import append_lines
-from ofatvm.tuning.relay_records import LOG, is_for, log_lines, named_target, parse_line
+from ofatvm.tuning.relay_records import LOG
 
 LOG_VERSION = 0.2
 FAILED_S = 1e9
@@ -57,42 +53,3 @@ def log_line(
 def count_lines(log: Path) -> int:
     """How many trials a log has, whole or not."""
     return log.read_bytes().count(b"\n") if log.is_file() else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """How many of somebody's trials were taken, and how many lines were left.
-
-    `others` are trials of another target, `left` the lines of other tasks, or of none.
-    """
-
-    taken: int
-    left: int
-    others: int
-
-
-def import_log(source: Path, log: Path, target: Target) -> Imported:
-    """Copy somebody's trials of tasks that ofatvm has, made for the CPU of `target`.
-
-    RecordError if not one of the lines is AutoTVM's. Trials that `log` holds already are not copied
-    again.
-    """
-    if not source.is_file():
-        raise MissingInputError(f"no AutoTVM log {source}")
-    held = set(log_lines(log)) if log.is_file() else set()
-    taken, left, others, records = [], 0, 0, 0
-    for line in log_lines(source):
-        found = parse_line(line)
-        records += found is not None
-        if not found:
-            left += 1
-        elif not is_for(named_target(line), target):
-            others += 1
-        elif line not in held:
-            taken.append(line.decode() + "\n")
-    if not records:
-        raise RecordError(
-            f"{source} holds no record of AutoTVM", hint="it is one JSON object a line"
-        )
-    append_lines(log, taken)
-    return Imported(len(taken), left, others)

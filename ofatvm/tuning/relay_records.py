@@ -59,11 +59,11 @@ def read_log(path: Path) -> tuple[list[RelayTrial], int]:
     """The trials of a log, and how many of its lines are no records of AutoTVM.
 
     RecordError if it cannot be read. Records of other templates and shapes than ofatvm's are
-    neither.
+    neither. A line that stands there twice is one trial: it says when it was made.
     """
     trials: list[RelayTrial] = []
     damaged = 0
-    for line in log_lines(path):
+    for line in dict.fromkeys(log_lines(path)):
         found = parse_line(line)
         damaged += found is None
         trials += found or []

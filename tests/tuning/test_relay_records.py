@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.space import VectorUnit
-from ofatvm.errors import BusyError, MissingInputError, RecordError
+from ofatvm.errors import BusyError
 from ofatvm.relay.blocks import Blocking
 from ofatvm.relay.space import Space
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
 from ofatvm.tuning.lines import append_lines
-from ofatvm.tuning.relay_journal import Imported, import_log, locked, log_line
+from ofatvm.tuning.relay_journal import locked, log_line
 from ofatvm.tuning.relay_records import (
     LOG,
     RelayTrial,
@@ -130,6 +130,12 @@ def test_records_are_those_of_the_target_and_then_of_its_family(tmp_path: Path) 
     assert not find_relay_records(TARGET, [tmp_path / "none"], BLOCKING).configs
 
 
+def test_a_line_that_stands_there_twice_is_one_trial(tmp_path: Path) -> None:
+    lucky = line(1e-9)
+    log = write(tmp_path, lucky, line(2e-5), lucky, lucky)
+    assert [trial.seconds for trial in read_log(log)[0]] == [1e-9, 2e-5]
+
+
 def test_records_of_another_target_of_that_name_are_not_used(tmp_path: Path) -> None:
     folder = tmp_path / "toy" / "relay"
     write(folder, line())
@@ -148,32 +154,6 @@ def test_a_torn_line_costs_that_line_alone(tmp_path: Path) -> None:
     trials, damaged = read_log(log)
     assert damaged == 0, "it is not complained of for ever"
     assert [trial.seconds for trial in trials] == [1e-5, 3e-5]
-
-
-def test_a_log_is_imported_once(tmp_path: Path) -> None:
-    foreign = line(input=["llvm", "dense_pack.x86", [], {}])
-    shared = line()
-    source = write(tmp_path / "theirs", shared, foreign, b"nonsense", line(2e-5))
-    own = write(tmp_path / "own", shared)
-    assert import_log(source, own, TARGET) == Imported(1, 2, 0)
-    assert import_log(source, own, TARGET) == Imported(0, 2, 0)
-    assert [trial.seconds for trial in read_log(own)[0]] == [1e-5, 2e-5]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "llvm -keys=arm_cpu,cpu -mcpu=cortex-a72",
-        "llvm",
-        "cuda -arch=sm_87",
-        "llvm -mcpu=znver3 -mattr=+avx512f",
-        "",
-    ],
-)
-def test_trials_of_another_cpu_are_not_taken(tmp_path: Path, text: str) -> None:
-    template, arguments = task_of(WORKLOAD)
-    source = write(tmp_path / "theirs", line(), line(input=[text, template, arguments, {}]))
-    assert import_log(source, tmp_path / LOG, TARGET) == Imported(1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -270,15 +250,6 @@ def test_a_family_s_records_of_other_vectors_are_not_used(tmp_path: Path) -> Non
     narrow, wide = VectorUnit(8, 16, 1), VectorUnit(16, 32, 1)
     assert find_relay_records(target, [tmp_path], BLOCKING, narrow).configs == {KEY: config(7)}
     assert not find_relay_records(target, [tmp_path], BLOCKING, wide).configs
-
-
-def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "notes.txt"
-    source.write_text("dear diary\n")
-    with pytest.raises(RecordError, match=r"notes\.txt holds no record of AutoTVM"):
-        import_log(source, tmp_path / LOG, TARGET)
-    with pytest.raises(MissingInputError, match="no AutoTVM log"):
-        import_log(tmp_path / "missing", tmp_path / LOG, TARGET)
 
 
 def test_two_processes_do_not_tune_into_one_folder(tmp_path: Path) -> None:
