@@ -38,6 +38,8 @@ COMPILE_TIMEOUT_S = 1800.0
 LIMITED = ("/bin/sh", "-c", 'ulimit -c 0; ulimit -f 524288; exec "$@"', "sh")
 # TVM's idle threads spin by giving up their turn: on a busy machine one image then took minutes.
 SLEEPING = {"TVM_THREAD_POOL_SPIN_COUNT": "0"}
+RUNTIME = Path("runtime")
+"""What the runtime's folder is called where a program runs."""
 _PROGRAMS = {"i686": "qemu-i386"}
 _LOADERS = {
     "aarch64": "lib/ld-linux-aarch64.so.1",
@@ -184,7 +186,9 @@ def run_emulated(
     threads = min(target.threads, len(os.sched_getaffinity(0)))
     with scratch("qemu") as folder:
         np.save(folder / "input.npy", np.ascontiguousarray(images, dtype=np.float32))
-        words = emulator.command(libraries=runtime)
+        # The emulator and the loader end a folder's name at a comma and a colon: a name without.
+        (folder / RUNTIME).symlink_to(runtime.absolute())
+        words = emulator.command(libraries=RUNTIME)
         words += [str(runner), str(model.absolute()), "input.npy", "0"]
         environment = (
             os.environ | SLEEPING | {"TVM_NUM_THREADS": str(threads), "TMPDIR": str(folder)}
@@ -268,9 +272,10 @@ def build_runner(
         with scratch("making", folder) as room:
             shutil.copyfile(source, room / "main.cc")
             words = ["-std=c++17", "-O2", "main.cc", "-o", "runner", *_headers(ir)]
-            words += ["-L", str(runtime), "-Wl,--no-as-needed"]
+            (room / RUNTIME).symlink_to(runtime.absolute())  # the linker's words end at commas
+            words += ["-L", str(RUNTIME), "-Wl,--no-as-needed"]
             words += [f"-l{path.stem.removeprefix('lib')}" for path in libraries]
-            words += [f"-Wl,-rpath-link,{runtime}"]
+            words += [f"-Wl,-rpath-link,{RUNTIME}"]
             done = run_tool(tool, words, cwd=room, timeout_s=COMPILE_TIMEOUT_S)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,9 @@ def test_a_kept_runner_that_was_damaged_is_compiled_again(
     assert len(compiled) == 2
 
 
+CRASH = "  call void @llvm.trap()\n  unreachable"
+
+
 def require_compiler() -> None:
     """Skip where only ziglang compiles C++, which takes minutes at first."""
     from ofatvm.compiler.link import find_compiler
@@ -138,31 +142,49 @@ def require_compiler() -> None:
 @pytest.mark.qemu
 @pytest.mark.parametrize("name", ["not a network", "endless", "crash"])
 def test_modules_that_go_wrong(name: str, tmp_path: Path) -> None:
-    from ofatvm.compiler.link import link
-    from ofatvm.compiler.llvm import compile_ir
-
     require_emulation(A72)
     body, message = {
         "not a network": ("  ret void", "model.so failed"),
         "endless": ("  br label %again\nagain:\n  br label %again", "took longer than 10 s"),
-        "crash": ("  call void @llvm.trap()\n  unreachable", "model.so crashed"),
+        "crash": (CRASH, "model.so crashed"),
     }[name]
+    with pytest.raises(MeasurementError, match=message) as caught:
+        run_when_loaded(body, tmp_path)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.qemu
+def test_the_cache_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_emulation(A72)
+    require_compiler()
+    known = runtime.tvm_runtime("aarch64")
+    odd = tmp_path / "a, b: c = d"
+    monkeypatch.setenv("OFATVM_CACHE", str(odd))
+    shutil.copytree(known, runtime.runtime_folder("aarch64", "relax"))
+    with pytest.raises(MeasurementError, match=r"model\.so crashed"):
+        run_when_loaded(CRASH, tmp_path)
+    assert [path.suffix for path in (odd / "runner").iterdir()].count(".sha256") == 1
+
+
+def run_when_loaded(body: str, tmp_path: Path) -> None:
+    """Run a module which does this, in LLVM's words, when it is loaded."""
+    from ofatvm.compiler.link import link
+    from ofatvm.compiler.llvm import compile_ir
+
     text = f"define void @start() {{\n{body}\n}}\ndeclare void @llvm.trap()\n"
     text += "@llvm.global_ctors = appending global [1 x { i32, ptr, ptr }] "
     text += "[{ i32, ptr, ptr } { i32 65535, ptr @start, ptr null }]\n"
     compile_ir(text, A72, tmp_path / "bad.o")
     link(A72, str(tmp_path / "bad.so"), [str(tmp_path / "bad.o")])
     (tmp_path / "main.cc").write_text(cpp_source((1, 2, 2, 1)))
-    with pytest.raises(MeasurementError, match=message) as caught:
-        run_emulated(
-            tmp_path / "bad.so",
-            np.zeros((1, 2, 2, 1), np.float32),
-            tmp_path / "main.cc",
-            A72,
-            classes=2,
-            timeout_s=10,
-        )
-    assert "\n" not in caught.value.message
+    run_emulated(
+        tmp_path / "bad.so",
+        np.zeros((1, 2, 2, 1), np.float32),
+        tmp_path / "main.cc",
+        A72,
+        classes=2,
+        timeout_s=10,
+    )
 
 
 def test_what_runs_under_an_emulator_leaves_no_core_and_no_huge_file() -> None:

@@ -137,15 +137,10 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
         f"level={cache.size_kib * 1024}:{cache.ways}:{int(cache.shared)}"
         for cache in machine.caches
     ]
-    plugin = ",".join(
-        [
-            str(tools.plugin),
-            f"out={counts}",
-            f"cores={cores}",
-            f"line={machine.line_bytes}",
-            *levels,
-        ]
-    )
+    given = [f"file={tools.plugin}", f"out={counts}", f"cores={cores}"]
+    given += [f"line={machine.line_bytes}", *levels]
+    # Where qemu ends an argument at a comma, two of them are one.
+    plugin = ",".join(word.replace(",", ",,") for word in given)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU_")}
     try:
         done = start(

@@ -89,15 +89,21 @@ def lld() -> list[str]:
     return [*_zig(), "ld.lld"]
 
 
-def run(words: Sequence[str | Path], what: str, *, given: str | None = None) -> str:
-    """What a tool prints; CompileError with its last line if it fails.
+def run(
+    words: Sequence[str | Path],
+    what: str,
+    *,
+    given: str | None = None,
+    within: Path | None = None,
+) -> str:
+    """What a tool prints, started `within` a folder; CompileError with its last line if it fails.
 
     ToolError if it does not start, a signal ended it, it hangs, or the disk is full.
     """
     zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig_cache}
     try:
-        done = start(words, what, environment, given=given, timeout_s=TOOL_S)
+        done = start(words, what, environment, given=given, within=within, timeout_s=TOOL_S)
     except subprocess.TimeoutExpired:
         raise ToolError(f"{what} took longer than {TOOL_S:.0f} s") from None
     if done.returncode:
@@ -114,6 +120,7 @@ def start(
     environment: Mapping[str, str],
     *,
     given: str | None = None,
+    within: Path | None = None,
     timeout_s: float,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and once more if it was killed, as for want of memory.
@@ -131,6 +138,7 @@ def start(
             errors="replace",
             check=False,
             env=environment,
+            cwd=within,
             timeout=timeout_s,
         )
 
@@ -242,12 +250,11 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
         return path
     cache_dir.mkdir(parents=True, exist_ok=True)
     with scratch("making", cache_dir) as room:
-        given = room / f"{name}.c"
-        given.write_text(source, encoding="utf-8")
-        built = room / f"built{suffix}"
+        (room / f"{name}.c").write_text(source, encoding="utf-8")
+        words = [*compiler, f"{name}.c", "-o", f"built{suffix}"]
         try:
-            run([*compiler, given, "-o", built], f"compiling {name}.c")
+            run(words, f"compiling {name}.c", within=room)  # zig does not read every path
         except CompileError as error:
             raise ToolError(error.message) from None
-        os.replace(built, path)
+        os.replace(room / f"built{suffix}", path)
     return path

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def test_tools_fail_by_a_candidates_fault_or_for_want_of_room(
     monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: done)
     with pytest.raises(fault, match="linking failed"):
         tools.run(["ld.lld"], "linking")
+
+
+@pytest.mark.parametrize("name", ["com,ma", "sp ace", "quo\"te's", "equals=", "größe"])
+def test_folders_may_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path / name
+    (place / "tmp").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "tmp"))
+    assert costs_of(A72, GOOD, place / "simulator")
 
 
 BROKEN = {
