@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import runpy
@@ -165,6 +166,14 @@ def test_a_bad_image_is_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_what_is_no_file_is_no_image(bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        done = run(bundle, path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {path} is no file\n"
+
+
 @pytest.mark.parametrize(
     ("block", "way_out"),
     [
@@ -248,6 +257,63 @@ def test_outputs_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
         MeasurementError, match=r"output of model.so is not finite for 1 of 1 inputs"
     ):
         verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "[" * 100_000])
+def test_a_manifest_that_is_none_is_one_line(bundle: Path, tmp_path: Path, text: str) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    (copy / "manifest.json").write_text(text)
+    done = run(copy, copy / "sample/image.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: this bundle is incomplete or damaged: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("odd", [None, 3, -1, "x", [], [None], [0.0], {}])
+def test_odd_fields_of_a_manifest_are_named_and_never_used(bundle: Path, odd: Any) -> None:
+    script = runpy.run_path(str(bundle / "run.py"))
+    good = json.loads((bundle / "manifest.json").read_text())
+    script["check_fields"](good)
+    usable = [("target", "threads", 3), ("weights", "source", "x")]
+    usable += [("preprocessing", key, 3) for key in ("resize", "crop")]
+    for outer, key in (
+        *(("preprocessing", key) for key in good["preprocessing"]),
+        *(("target", "threads"), ("target", "options"), ("weights", "source")),
+        ("files", "model.so"),
+    ):
+        changed = {**good, outer: {**good[outer], key: odd}}
+        if (outer, key, odd) in usable or (key == "native" and odd in (None, 3, [], {})):
+            script["check_fields"](changed)
+            continue
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            script["check_fields"](changed)
+
+
+def test_a_network_that_does_not_run_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    steps = json.loads((copy / "manifest.json").read_text())["preprocessing"]
+    sign(copy, preprocessing=steps | {"crop": 100})
+    done = run(copy, copy / "sample/image.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the network does not run: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_classes_that_cannot_be_written_are_one_line_or_none(bundle: Path) -> None:
+    words = [sys.executable, bundle / "run.py", bundle / "sample/image.png"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == "error: cannot write the classes: No space left on device"
+    )
+    assert "Traceback" not in done.stderr
+    here, there = os.pipe()
+    os.close(here)
+    done = subprocess.run(words, stdout=there, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(there)
+    assert done.returncode == 1
+    assert done.stderr == "warning: the weights are UNTRAINED, so these classes mean nothing\n"
 
 
 def test_bad_options_are_usage_errors(bundle: Path) -> None:

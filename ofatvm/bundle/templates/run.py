@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,10 @@ def main() -> None:
         fail(f"{error} (pip install numpy pillow)", 5)
     pixels = load_image(options.image, manifest["preprocessing"], np, Image)
     network = load_network(manifest)
-    logits = network(pixels)[0].astype(np.float64)
+    try:
+        logits = network(pixels)[0].astype(np.float64)
+    except RuntimeError as error:
+        fail(f"the network does not run: {error}", 1)
     if not np.isfinite(logits).all():
         fail("the network's output is not finite, so that it names no class", 1)
     powers = np.exp(logits - logits.max())
@@ -54,8 +58,19 @@ def main() -> None:
     labels = read_labels(manifest, len(chances))
     if manifest["weights"]["source"] == "untrained":
         print("warning: the weights are UNTRAINED, so these classes mean nothing", file=sys.stderr)
-    for place, index in enumerate(np.argsort(-chances, kind="stable")[: options.top], start=1):
-        print(f"{place:3d}  {chances[index]:7.4f}  {labels[index]}")
+    best = np.argsort(-chances, kind="stable")[: options.top]
+    say(f"{n:3d}  {chances[index]:7.4f}  {labels[index]}" for n, index in enumerate(best, start=1))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print the lines; whoever reads them may have gone, and a disk may be full."""
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python writes the rest at its end
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        fail(f"cannot write the classes: {error.strerror}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -68,13 +83,44 @@ def read_manifest() -> dict[str, Any]:
     """The bundle's manifest, once model.so has the digest that stands in it."""
     try:
         manifest: dict[str, Any] = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+        check_fields(manifest)
         model = (HERE / "model.so").read_bytes()
-        digest = manifest["files"]["model.so"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         fail(f"this bundle is incomplete or damaged: {error}", 2)
-    if hashlib.sha256(model).hexdigest() != digest:
+    except (TypeError, AttributeError) as error:
+        fail(f"this bundle is incomplete or damaged: manifest.json: {error}", 2)
+    except KeyError as error:
+        fail(f"this bundle is incomplete or damaged: manifest.json has no {error}", 2)
+    if hashlib.sha256(model).hexdigest() != manifest["files"]["model.so"]["sha256"]:
         fail("model.so is not the file that manifest.json describes", 2)
     return manifest
+
+
+def check_fields(manifest: dict[str, Any]) -> None:
+    """Raise ValueError for a field that the rest cannot use, TypeError or KeyError if it is odd."""
+    steps, target = manifest["preprocessing"], manifest["target"]
+    sizes = (steps["resize"], steps["crop"], steps.get("native") or 1)
+    numbers = (*steps["mean"], *steps["std"])
+    bands = len(steps["channels"])
+    right = {
+        "machine": isinstance(manifest["machine"], str),
+        "cpu_features": all(isinstance(name, str) for name in manifest["cpu_features"]),
+        "ir": manifest["ir"] in ("relax", "relay"),
+        "labels": manifest["labels"] in (None, "labels.txt"),
+        "versions": all(isinstance(text, str) for text in manifest["versions"].values()),
+        "weights": isinstance(manifest["weights"]["source"], str),
+        "target": isinstance(target["options"]["kind"], str) and 1 <= target["threads"] <= 1024,
+        "sizes": all(isinstance(size, int) and 1 <= size <= 1 << 14 for size in sizes),
+        "channels": steps["channels"] in ("L", "RGB"),
+        "mean or std": len(steps["mean"]) == len(steps["std"]) == bands
+        and all(map(math.isfinite, numbers))
+        and min(steps["std"]) > 0,
+        "interpolation": steps["interpolation"] in ("bilinear", "bicubic"),
+        "files": isinstance(manifest["files"]["model.so"]["sha256"], str),
+    }
+    for name, holds in right.items():
+        if not holds:
+            raise ValueError(f"the {name} in manifest.json cannot be right")
 
 
 def check_machine(manifest: dict[str, Any]) -> None:
@@ -107,6 +153,8 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
     from PIL import ImageOps, UnidentifiedImageError
 
     warnings.simplefilter("error", image_module.DecompressionBombWarning)
+    if path.exists() and not path.is_file():  # a pipe could wait for ever
+        fail(f"{path} is no file", 2)
     try:
         image_module.init()
         formats = [name for name in FORMATS if name in image_module.OPEN]
@@ -390,4 +438,7 @@ def read_labels(manifest: dict[str, Any], count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
