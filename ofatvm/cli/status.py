@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, pairs, table
+from ofatvm.errors import OfatvmError, StoreError
 
-COLUMNS = (
+if TYPE_CHECKING:
+    from ofatvm.store import Store
+
+SEARCH = "search-"
+MEASUREMENTS = (
     Column("space", "space", left=True),
     Column("target", "target", lambda text: text[:12], left=True),
     Column("kind", "kind", left=True),
@@ -21,6 +28,17 @@ COLUMNS = (
     Column("count", "measurements"),
     Column("failed", "failed"),
     Column("newest", "newest", lambda text: text[:16].replace("T", " "), left=True),
+)
+SEARCHES = (
+    Column("search", "search", left=True),
+    Column("ir", "ir", left=True),
+    Column("target", "target", left=True),
+    Column("state", "state", left=True),
+)
+BUNDLES = (
+    Column("path", "bundle", left=True),
+    Column("ir", "ir", left=True),
+    Column("target", "target", left=True),
 )
 
 
@@ -33,23 +51,19 @@ def command(run: Run) -> Result:
 
 
 def survey(workspace: Path) -> dict[str, Any]:
-    """Measurements, runs and bundles of a workspace, and the next command."""
+    """Measurements, searches and bundles of a workspace, and the next command."""
     from ofatvm.store import FILE_NAME, Store
 
     holdings: list[dict[str, Any]] = []
     runs: list[str] = []
+    searches: list[dict[str, Any]] = []
     if (workspace / FILE_NAME).exists():
         with Store.open(workspace) as store:
             holdings = [asdict(holding) for holding in store.holdings()]
             runs = store.runs()
-    manifests = [
-        path
-        for path in workspace.glob("**/manifest.json")
-        # What a killed command left half-moved has a hidden name.
-        if not any(part.startswith(".") for part in path.relative_to(workspace).parts)
-    ]
-    manifests.sort(key=lambda path: (path.stat().st_mtime_ns, path))
-    bundles = [str(path.parent) for path in manifests]
+            searches = [_search(store, run) for run in runs if run.startswith(SEARCH)]
+    shipped = [Path(row["bundle"]) for row in searches if row["bundle"]]
+    bundles = _bundles([*_folders(workspace), *shipped])
     where = "" if workspace == Path(".ofatvm") else f" --workspace {shlex.quote(str(workspace))}"
     search = f"ofatvm search --target host{where}"
     return {
@@ -57,9 +71,52 @@ def survey(workspace: Path) -> dict[str, Any]:
         "exists": workspace.is_dir(),
         "measurements": holdings,
         "runs": runs,
+        "searches": searches,
         "bundles": bundles,
-        "next": f"ofatvm verify {shlex.quote(bundles[-1])}" if bundles else search,
+        "next": f"ofatvm verify {shlex.quote(bundles[-1]['path'])}" if bundles else search,
     }
+
+
+def _search(store: Store, run: str) -> dict[str, Any]:
+    """A search as far as it got; what is kept of one may be unreadable here."""
+    from ofatvm.report.outcome import kept_outcome
+
+    row: dict[str, Any] = {"search": run, "ir": None, "target": None, "bundle": None}
+    try:
+        outcome = kept_outcome(store, run)
+    except StoreError:
+        return row | {"state": "unreadable"}
+    if outcome is None:
+        return row | {"state": "unfinished"}
+    found = {name: getattr(outcome, name) for name in ("ir", "target", "bundle")}
+    return row | found | {"state": "finished"}
+
+
+def _folders(workspace: Path) -> list[Path]:
+    """Folders with a manifest; what a killed command left half-moved has a hidden name."""
+    found = (path.parent for path in workspace.glob("**/manifest.json"))
+    return [
+        folder
+        for folder in found
+        if not any(part.startswith(".") for part in folder.relative_to(workspace).parts)
+    ]
+
+
+def _bundles(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The folders whose manifest can be read, each once, the newest last."""
+    from ofatvm.bundle.manifest import FILE_NAME
+    from ofatvm.bundle.snapshot import read_manifest
+
+    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+            age = (folder / FILE_NAME).stat().st_mtime_ns
+        except (OfatvmError, OSError, ValueError):
+            continue
+        row = {"path": str(folder), "ir": manifest.ir, "target": manifest.target.name}
+        found.setdefault(os.path.realpath(folder), (age, row))
+    return [row for _, row in sorted(found.values(), key=lambda pair: (pair[0], pair[1]["path"]))]
 
 
 def describe(data: dict[str, Any], width: int | None) -> str:
@@ -72,11 +129,16 @@ def describe(data: dict[str, Any], width: int | None) -> str:
             {
                 "workspace": data["workspace"],
                 "measurements": total,
-                "runs": ", ".join(data["runs"]) or "none",
-                "bundles": ", ".join(data["bundles"]) or "none",
+                "searches": len(data["searches"]) or "none",
+                "bundles": len(data["bundles"]) or "none",
             }
         )
     ]
-    if data["measurements"]:
-        parts.append(table(data["measurements"], COLUMNS, width))
+    for name, columns in (
+        ("measurements", MEASUREMENTS),
+        ("searches", SEARCHES),
+        ("bundles", BUNDLES),
+    ):
+        if data[name]:
+            parts.append(table(data[name], columns, width))
     return "\n\n".join([*parts, f"next: {data['next']}"])

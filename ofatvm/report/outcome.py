@@ -118,16 +118,20 @@ def keep_outcome(store: Store, run: str, outcome: Outcome) -> None:
 
 def kept_outcomes(store: Store) -> list[Outcome]:
     """The outcomes of all finished searches, the newest first; StoreError if one is damaged."""
-    found = []
-    for run in store.runs():
-        value = store.get_state(run, KEY)
-        if value is None:
-            continue
-        try:
-            found.append(decoded(Outcome, value, KEY))
-        except (BundleError, BudgetError) as error:
-            raise StoreError(
-                f"the outcome of {run} in {store.path} makes no sense: {error.message}",
-                hint="the same search again replaces it; or use the ofatvm that wrote it",
-            ) from None
+    found = [outcome for run in store.runs() if (outcome := kept_outcome(store, run)) is not None]
     return sorted(found, key=lambda outcome: outcome.when, reverse=True)
+
+
+def kept_outcome(store: Store, run: str) -> Outcome | None:
+    """The outcome of a run, None if it is no search or has not finished; see `kept_outcomes`."""
+    value = store.get_state(run, KEY)
+    if value is None:
+        return None
+    try:
+        found: Outcome = decoded(Outcome, value, KEY)
+    except (BundleError, BudgetError) as error:
+        raise StoreError(
+            f"the outcome of {run} in {store.path} makes no sense: {error.message}",
+            hint="the same search again replaces it; or use the ofatvm that wrote it",
+        ) from None
+    return found

@@ -1,8 +1,7 @@
-"""The doctor names what is missing, and status what comes next."""
+"""The doctor names what is missing."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -146,56 +145,3 @@ def test_vector_instructions_are_looked_up(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
     assert doctor.features_check(cpuinfo).status == status
-
-
-def test_status_of_nothing_makes_nothing(ofatvm: Ofatvm, tmp_path: Path) -> None:
-    workspace = tmp_path / "none"
-    answer = ofatvm("status", "--workspace", workspace)
-    assert (answer.code, workspace.exists()) == (0, False)
-    assert f"next: ofatvm search --target host --workspace {workspace}" in answer.out
-
-
-def test_what_status_says_next_can_be_typed(ofatvm: Ofatvm, tmp_path: Path) -> None:
-    data = ofatvm("status", "--workspace", tmp_path / "my files", "--json").json
-    assert data["next"].endswith(f"--workspace '{tmp_path}/my files'")
-
-
-def test_status_names_the_newest_bundle_and_none_that_is_half_moved(
-    ofatvm: Ofatvm, tmp_path: Path
-) -> None:
-    for age, name in enumerate(["a", "b", ".b.partial.old"]):
-        manifest = tmp_path / "bundles" / name / "manifest.json"
-        manifest.parent.mkdir(parents=True)
-        manifest.touch()
-        os.utime(manifest, (1e9 - age, 1e9 - age))
-    data = ofatvm("status", "--workspace", tmp_path, "--json").json
-    assert data["bundles"] == [f"{tmp_path}/bundles/b", f"{tmp_path}/bundles/a"]
-    assert data["next"] == f"ofatvm verify {tmp_path}/bundles/a"
-
-
-def test_status_counts(ofatvm: Ofatvm, tmp_path: Path, make_measurement: Any) -> None:
-    from ofatvm.store import Store
-
-    with Store.open(tmp_path) as store:
-        store.add_measurement(make_measurement())
-        store.add_measurement(make_measurement())
-        store.put_state("search-1", "generation", 3)
-    data = ofatvm("status", "--workspace", tmp_path, "--json").json
-    assert data["measurements"][0]["count"] == 2
-    assert data["runs"] == ["search-1"]
-    assert data["bundles"] == []
-    assert "search-1" in ofatvm("status", "--workspace", tmp_path).out
-
-
-def test_status_points_at_the_bundle(ofatvm: Ofatvm, tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "manifest.json").write_text("{}")
-    data = ofatvm("status", "--workspace", tmp_path, "--json").json
-    assert data["next"] == f"ofatvm verify {tmp_path / 'bundle'}"
-
-
-def test_status_of_a_corrupt_store_is_one_line(ofatvm: Ofatvm, tmp_path: Path) -> None:
-    (tmp_path / "store.db").write_bytes(b"rubbish" * 1000)
-    answer = ofatvm("status", "--workspace", tmp_path)
-    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
-    assert "store.db is damaged" in answer.err
