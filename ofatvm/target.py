@@ -177,12 +177,6 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_dir("targets").glob("*.toml"))}
 
 
-def parse_target(text: str, tags: TagOptions | None = None) -> Target:
-    """A target from a TVM-style string, a JSON dict, a tag, or the name or path of a TOML file."""
-    name, options = read_target(text, tags)
-    return target_from_dict(options, name=name)
-
-
 def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[str, Any]]:
     """Name (empty where the text gives none) and options of a target, as far as they are given.
 
@@ -193,6 +187,7 @@ def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[st
         raise TargetError("the target is empty", hint="try --target host, or `ofatvm targets`")
     if len(text) > MAX_TEXT:
         raise TargetError(f"the target is longer than {MAX_TEXT} characters")
+    _refuse_options(text)
     if text.startswith("{"):
         return "", options_from_json(text, tags)
     words = text.split()
@@ -208,15 +203,35 @@ def read_target(text: str, tags: TagOptions | None = None) -> tuple[str, dict[st
     if tags is not None and "/" in text:
         options = options_of_tvm(tags(text), tags)
         return "" if "mcpu" in options else text.rsplit("/", 1)[1], options
-    if len(words) > 1 and (words[0] in ("host", *known) or _is_path(words[0])):
-        raise TargetError(
-            f"{words[0][-60:]!r} takes no options, got {words[1][:60]!r}",
-            hint="give --threads, or the whole target as in 'llvm -mcpu=cortex-a72 -num-cores=4'",
-        )
     raise TargetError(
         f"unknown target {text[:60]!r}",
         hint=nearest(text, ("host", *known))
         or "`ofatvm targets` lists names; or 'llvm -mcpu=NAME', a JSON dict, or a TOML file",
+    )
+
+
+def _refuse_options(text: str) -> None:
+    """TargetError for options behind what is a whole target already: a name, a file, JSON."""
+    if text.startswith("-") or text.split()[0] in KINDS or _is_file(text):
+        return
+    if text.startswith("{"):
+        given, brace, options = text.rpartition("}")
+        given, options = given + brace, options.strip()
+    else:
+        found = re.search(r"\s-{1,2}[A-Za-z]", text)
+        place = found.start() if found else len(text)
+        given, options = text[:place].rstrip(), text[place:].strip()
+    if not options.startswith("-"):
+        return
+    if given in ("host", *shipped()) or "/" in given or given.endswith((".toml", "}")):
+        raise TargetError(
+            f"{given[-60:]!r} takes no options, got {options.split()[0][:60]!r}",
+            hint="give --threads, or the whole target as in 'llvm -mcpu=cortex-a72 -num-cores=4'",
+        )
+    whole = f"llvm -mcpu={given[:60]} {options[:60]}"
+    raise TargetError(
+        f"unknown target {given[:60]!r}, and only llvm and cuda take options",
+        hint=f"if it is a CPU, give {whole!r}",
     )
 
 
@@ -341,7 +356,11 @@ def _shown(number: int) -> str:
 def _is_path(text: str) -> bool:
     if text.endswith(".toml") or text.startswith(("/", "./", "../", "~")):
         return True
+    return "/" in text and _is_file(text)
+
+
+def _is_file(text: str) -> bool:
     try:
-        return "/" in text and Path(text).exists()
-    except (OSError, ValueError):
+        return Path(os.path.expanduser(text)).exists()
+    except (OSError, ValueError, RuntimeError):
         return False

@@ -31,13 +31,19 @@ _SHOWN = "-mcpu=, -mtriple=, -mattr=, -num-cores=, -mfloat-abi=, -mabi= and -arc
 _TVMS_OWN = ("keys", "model", "device")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word most like this one; empty where none is like it."""
+def closest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """The known word most like this one; empty where none is like it, from 0 to 1, to `cutoff`."""
     import difflib
 
     names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word[:80].lower(), names, n=1, cutoff=0.5)
-    return f"the nearest name is {names[close[0]]}" if close else ""
+    close = difflib.get_close_matches(word[:80].lower(), names, n=1, cutoff=cutoff)
+    return names[close[0]] if close else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word most like this one; empty where none is like it."""
+    name = closest(word, known)
+    return f"the nearest name is {name}" if name else ""
 
 
 def takes(option: str, word: str) -> bool:
@@ -92,8 +98,8 @@ def options_from_words(words: list[str]) -> dict[str, Any]:
 def _option_hint(option: str) -> str:
     if option == "march":
         return "the CPU is -mcpu=, the architecture of a GPU -arch="
-    close = nearest(option, WORD_OPTIONS)
-    return f"{close.replace(' is ', ' is -')}=" if close else f"options are {_SHOWN}"
+    close = closest(option, WORD_OPTIONS)
+    return f"did you mean -{close}=?" if close else f"options are {_SHOWN}"
 
 
 def options_from_json(text: str, tags: TagOptions | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ofatvm.errors import MissingInputError, OfatvmError, TargetError
 from ofatvm.paths import data_dir
-from ofatvm.target import MAX_FILE_BYTES, Target, load_target, parse_target, target_from_dict
+from ofatvm.target import MAX_FILE_BYTES, Target, load_target, target_from_dict
+from tests.targets import parse_target
 
 A72 = Target("cortex-a72", "llvm", "aarch64-linux-gnu", "cortex-a72", ("+neon", "+crc"), 4)
 

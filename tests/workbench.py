@@ -22,7 +22,8 @@ from ofatvm.device.base import Kind
 from ofatvm.device.timing import Latency, Protocol, Visit, summarise
 from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import SPACES
-from ofatvm.target import Target, parse_target
+from ofatvm.target import Target
+from tests.targets import parse_target
 
 SPACE = SPACES["ofa_mbv3_d234_e346_k357_w1.0"]
 # Any x86 machine runs it, and no tuning records are there that could change under a test.

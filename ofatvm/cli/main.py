@@ -38,6 +38,7 @@ from typing import Any
 import click
 
 from ofatvm import __version__
+from ofatvm.cli.misuse import usage_error
 from ofatvm.cli.options import join_target, move_ir, refuse_empty, refuse_stray
 from ofatvm.cli.render import (
     Progressor,
@@ -191,7 +192,7 @@ def _run(words: list[str], *, as_json: bool) -> int:
     except OfatvmError as caught:
         error = caught
     except click.ClickException as caught:
-        error, kind = _click_error(caught), "UsageError"
+        error, kind = usage_error(caught, words), "UsageError"
     except (KeyboardInterrupt, click.Abort):
         again = "the same command without --fresh" if "--fresh" in words else "the same command"
         error, kind = OfatvmError("interrupted", hint=f"{again} continues"), "Interrupted"
@@ -214,12 +215,6 @@ def _run(words: list[str], *, as_json: bool) -> int:
 def _follows() -> bool:
     """Whether this is one of several processes of torchrun, and not the first."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
-
-
-def _click_error(caught: click.ClickException) -> OfatvmError:
-    context = getattr(caught, "ctx", None)
-    path = context.command_path if context else "ofatvm"
-    return UsageError(caught.format_message().rstrip("."), hint=f"see {path} --help")
 
 
 def _system_error(caught: Exception) -> tuple[OfatvmError, str]:

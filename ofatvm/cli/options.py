@@ -160,7 +160,8 @@ def join_target(arguments: list[str]) -> list[str]:
 
     After the value of --target, words with one dash and more than one letter belong to it, and so
     do the words that are values of such an option. `targets show` and `targets check` take targets
-    without --target: there, llvm, cuda, or such an option begins one.
+    without --target: there, llvm, cuda, or such an option begins one, but behind another target it
+    belongs to that one.
     """
     joined: list[str] = []
     rest = list(arguments)
@@ -173,8 +174,9 @@ def join_target(arguments: list[str]) -> list[str]:
         if word == "--target" and rest:
             joined.append(rest.pop(0))
         elif bare and _OPTION.match(word):
-            rest.insert(0, word)
-            joined[-1] = "llvm"
+            rest.insert(0, joined.pop())
+            if not _ends_in_target(joined):
+                joined.append("llvm")
         elif not word.startswith("--target=") and not (bare and word in KINDS):
             continue
         while rest and _OPTION.match(rest[0]):
@@ -183,6 +185,12 @@ def join_target(arguments: list[str]) -> list[str]:
             if rest and takes(option, rest[0]):
                 joined[-1] += f" {rest.pop(0)}"
     return joined
+
+
+def _ends_in_target(words: list[str]) -> bool:
+    """Whether the last of the words of `ofatvm targets ...` is a target, as far as can be seen."""
+    action = len(words) < 3
+    return not (action or words[-1].startswith("-") or words[-2] == "--workspace")
 
 
 def refuse_stray(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ofatvm.errors import DeviceError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
+from ofatvm.target_text import closest
 
 AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
 # What `auto` is for a GPU: nothing here runs its code, which is an error when it must be run.
@@ -48,8 +49,12 @@ def choose_device(
     if text == LOCAL:
         require_local(target)
     elif text != SIMULATED:
+        close = closest(text, (AUTO, LOCAL, SIMULATED))
         raise UsageError(
-            f"no device {text[:60]!r}", hint="it is auto, local, simulated or rpc://HOST:PORT/KEY"
+            f"no device {text[:60]!r}",
+            hint=f"did you mean {close}?"
+            if close
+            else "it is auto, local, simulated or rpc://HOST:PORT/KEY",
         )
     return text
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,11 @@ import pytest
 
 from ofatvm import __version__, errors
 from ofatvm.cli import main as main_module
-from ofatvm.cli import options, render
-from ofatvm.cli.main import Run, common_options
-from ofatvm.cli.render import Column, Progressor, Result, table
-from ofatvm.events import Notice, Progress, StageFinished, StageStarted
+from ofatvm.cli.main import Run
+from ofatvm.cli.render import Result
+from ofatvm.events import StageStarted
 
 Ofatvm = Callable[..., Any]
-
-
-@pytest.fixture
-def body(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Result]], None]]:
-    """Give the root a command `try` with this body."""
-
-    def install(function: Callable[..., Result]) -> None:
-        command = click.command("try")(
-            click.option("--latency-ms", type=options.LATENCY_MS)(
-                click.option("--target")(common_options(function))
-            )
-        )
-        module = type(sys)("ofatvm_try")
-        module.command = command  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "ofatvm_try", module)
-        monkeypatch.setitem(main_module.LAZY, "try", ("ofatvm_try:command", "Try."))
-
-    return install
 
 
 def raising(error: BaseException) -> Callable[..., Result]:
@@ -183,13 +164,6 @@ def test_an_answer_may_carry_an_error(ofatvm: Ofatvm, body: Any) -> None:
     assert answer["error"]["kind"] == "BundleError"
 
 
-def test_not_a_number_is_never_printed_as_json(ofatvm: Ofatvm, body: Any) -> None:
-    body(lambda run, **options: Result({"x": float("nan")}, lambda width: ""))
-    answer = ofatvm("try", "--json")
-    assert answer.code == 1
-    assert answer.json["error"]["kind"] == "InternalError"
-
-
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["doctor", "--nonsense"], ["--nonsense"], ["status", "extra"]]
 )
@@ -326,16 +300,6 @@ def test_streams_of_any_kind_do(
         assert code in (0, 1, 2)
 
 
-def test_characters_that_stdout_lacks_are_escaped(
-    body: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body(lambda run, **options: Result({}, lambda width: "2é3 \udcff"))
-    raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    assert main_module.main(["try"]) == 0
-    assert raw.getvalue() == b"2\\xe93 \\udcff\n"
-
-
 def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -404,165 +368,3 @@ sys.exit(m.main(["wait"]))
     assert process.stderr.read() == "error: interrupted (the same command continues)\n"
     assert process.wait() == 130
     process.stderr.close()
-
-
-@pytest.mark.parametrize(
-    "value", ["-5", "0", "nan", "inf", "1e400", "1e9", "1_0", "twenty", "١٢", "5ms", "0x10"]
-)
-def test_absurd_budgets_are_refused(ofatvm: Ofatvm, body: Any, value: str) -> None:
-    body(lambda run, **options: Result({}, lambda width: ""))
-    answer = ofatvm("try", "--latency-ms", value, "--json")
-    assert answer.code == 2
-    assert answer.json["error"]["kind"] == "BudgetError"
-    assert "--latency-ms" in answer.json["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "good"),
-    [
-        (options.LATENCY_MS, {"20": 20.0, "1.5e1": 15.0, "+.5": 0.5}),
-        (options.MACS, {"300M": 3e8, "2.5e8": 2.5e8, "0.3G": 3e8}),
-        (options.ACCURACY, {"75": 75.0, "100": 100.0}),
-        (options.DURATION, {"90s": 90.0, "15m": 900.0, "2h": 7200.0, "1h30m": 5400.0}),
-        (options.SEED, {"0": 0, str(2**63 - 1): 2**63 - 1}),
-        (options.THREADS, {"1": 1}),
-    ],
-)
-def test_good_values_are_read(kind: click.ParamType[Any], good: dict[str, float]) -> None:
-    for text, value in good.items():
-        assert kind.convert(text, None, None) == value
-
-
-@pytest.mark.parametrize(
-    ("kind", "bad"),
-    [
-        (options.ACCURACY, ["101", "-1"]),
-        (options.DURATION, ["90", "", "2 hours", "-1h", "0s", "99999h", "1e9s", "h"]),
-        (options.SEED, ["-1", str(2**63), "1.5", "9" * 5000, "0x1"]),
-        (options.THREADS, ["0", "100000", "two"]),
-        (options.RESOLUTION, ["0", "224.0"]),
-        (options.MACS, ["M", "1T", "1e14"]),
-    ],
-)
-def test_bad_values_are_budget_errors(kind: click.ParamType[Any], bad: list[str]) -> None:
-    for text in bad:
-        with pytest.raises(errors.BudgetError) as caught:
-            kind.convert(text, None, None)
-        assert len(caught.value.message) < 200
-
-
-@pytest.mark.parametrize(
-    ("typed", "target"),
-    [
-        (["--target", "llvm", "-mcpu=cortex-a72"], "llvm -mcpu=cortex-a72"),
-        (["--target", "llvm -mcpu=cortex-a72"], "llvm -mcpu=cortex-a72"),
-        (
-            ["--target=llvm", "-mattr=+neon,+q", "-num-cores", "4"],
-            "llvm -mattr=+neon,+q -num-cores 4",
-        ),
-        (["--target", "llvm", "-mcpu=x", "--json"], "llvm -mcpu=x"),
-        (["--target", "host", "-q"], "host"),
-    ],
-)
-def test_a_target_may_be_typed_unquoted(
-    ofatvm: Ofatvm, body: Any, typed: list[str], target: str
-) -> None:
-    body(lambda run, **options: Result({"target": options["target"]}, lambda width: ""))
-    assert ofatvm("try", "--json", *typed).json["target"] == target
-
-
-def test_words_after_two_dashes_are_left_alone() -> None:
-    words = ["verify", "--", "--target", "llvm", "-mcpu=x"]
-    assert options.join_target(words) == words
-    assert options.join_target(["--target"]) == ["--target"]
-
-
-COLUMNS = [
-    Column("arch", "architecture", left=True),
-    Column("ms", "latency", "{:.1f} ms".format),
-    Column("n", "n"),
-]
-ROWS = [{"arch": "mbv3/" + "33." * 20, "ms": 4.25, "n": 3}, {"arch": "b", "ms": None, "n": 12}]
-
-
-def test_a_table_is_aligned() -> None:
-    lines = table(ROWS, COLUMNS).splitlines()
-    assert len(lines) == 3
-    assert len({line.rindex(end) for line, end in zip(lines, "n32", strict=True)}) == 1
-    assert lines[2].split() == ["b", "-", "12"]
-
-
-def test_a_narrow_table_puts_wide_columns_below_uncut() -> None:
-    lines = table(ROWS, COLUMNS, 60).splitlines()
-    assert lines[0].split() == ["latency", "n"]
-    assert lines[2].strip() == f"architecture: {ROWS[0]['arch']}"
-    assert all(len(line) <= 60 for line in (lines[0], lines[1], lines[3]))
-
-
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert "\x1b" not in table([{"arch": "a\x1b[2J\nb", "ms": 1.0}], COLUMNS)
-    assert render.one_line("a\n b\x07\udcff") == "a b  "
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def progress_on(stream: io.StringIO, *, quiet: bool = False) -> str:
-    seconds = iter(range(1000))
-    show = Progressor(stream=stream, quiet=quiet, clock=lambda: float(next(seconds)))
-    show(StageStarted("tune", 40, "host"))
-    for done in range(1, 31):
-        show(Progress("tune", done, 40, "best 4.1 ms"))
-    show(Notice("warning", "noisy\nmachine"))
-    show(Notice("info", "fyi"))
-    show(StageFinished("tune", "40 kernels", 75.0))
-    show.close()
-    return stream.getvalue()
-
-
-def test_without_a_terminal_a_line_now_and_then() -> None:
-    lines = progress_on(io.StringIO()).splitlines()
-    assert lines[0] == "tune (of 40): host"
-    assert lines[1:4] == [
-        "tune 10/40, 1/s, ETA 30 s, best 4.1 ms",
-        "tune 20/40, 1/s, ETA 20 s, best 4.1 ms",
-        "tune 30/40, 1/s, ETA 10 s, best 4.1 ms",
-    ]
-    assert lines[4:] == ["warning: noisy machine", "fyi", "tune: 40 kernels done in 1m15s"]
-
-
-def test_on_a_terminal_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    text = progress_on(Terminal())
-    assert "\x1b[33mwarning: \x1b[0m" in text
-    drawn = text.split("\x1b")[0].split("\r")
-    assert len(drawn) > 60
-    assert all(len(line) < 30 for line in drawn)
-
-
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in progress_on(Terminal())
-
-
-def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    assert "\r" not in progress_on(Terminal())
-
-
-def test_quiet_leaves_warnings() -> None:
-    assert progress_on(io.StringIO(), quiet=True) == "warning: noisy machine\n"
-
-
-def test_a_resumed_stage_counts_only_new_steps_in_its_rate() -> None:
-    seconds = iter([0.0, 100.0, 110.0])
-    stream = io.StringIO()
-    show = Progressor(stream=stream, clock=lambda: next(seconds))
-    show(StageStarted("tune", 100))
-    show(Progress("tune", 80, 100))
-    show(Progress("tune", 90, 100))
-    assert stream.getvalue().splitlines()[-1] == "tune 90/100, 1/s, ETA 10 s"

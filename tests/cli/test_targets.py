@@ -14,7 +14,8 @@ import pytest
 from ofatvm.cli import targets
 from ofatvm.paths import checkout
 from ofatvm.pipeline.setup import resolve_target
-from ofatvm.target import parse_target, shipped
+from ofatvm.target import shipped
+from tests.targets import parse_target
 
 Ofatvm = Callable[..., Any]
 ARCH = "mbv3w1.0/224/33.33-33.33-33.33-33.33-33.33"

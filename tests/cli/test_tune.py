@@ -18,13 +18,13 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.events import Notice
 from ofatvm.pipeline import tune as pipeline
-from ofatvm.target import parse_target
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.records import write_owner
 from ofatvm.tuning.siblings import Sibling
 from ofatvm.tuning.tune import TuningSummary
 from tests.conftest import ROOT, Answer
 from tests.sessions import wait_until_all_left
+from tests.targets import parse_target
 
 SMALL = Workload("pointwise", (4, 4, 16), (4, 4, 32), activation="relu")
 UNIT = VectorUnit(lanes=4, registers=16, threads=2)

@@ -21,7 +21,8 @@ from ofatvm.compiler.resolve import resolve
 from ofatvm.compiler.space import VectorUnit, default_config, schedule_space
 from ofatvm.errors import TargetError
 from ofatvm.paths import data_dir
-from ofatvm.target import Target, parse_target
+from ofatvm.target import Target
+from tests.targets import parse_target
 
 x86_only = pytest.mark.skipif(os.uname().machine != "x86_64", reason="about x86 CPUs")
 AVX512_FLAGS = [

@@ -15,7 +15,8 @@ from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes, packed_shape
 from ofatvm.compiler.space import default_config, schedule_space
 from ofatvm.graph import operator_graph
 from ofatvm.spaces import OFA_SPACE, SPACES
-from ofatvm.target import Target, parse_target
+from ofatvm.target import Target
+from tests.targets import parse_target
 from tests.workbench import LoadedKernel, packed
 
 # More threads than most small kernels have parts, and numbers that divide nothing.

@@ -13,10 +13,10 @@ from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.errors import MissingInputError
 from ofatvm.pipeline.cost import ALONE_FILE, SIBLINGS_FILE, CostReport, cost_report
 from ofatvm.spaces import find_space
-from ofatvm.target import parse_target
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.ledger import Session
 from ofatvm.tuning.workloads import space_workloads
+from tests.targets import parse_target
 
 SPACE = "ofa_mbv3_d234_e346_k357_w1.0"
 TARGET = parse_target("x86-64-v3")

@@ -1,0 +1,125 @@
+"""Tables, lines and progress, on terminals and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ofatvm.cli import main as main_module
+from ofatvm.cli import render
+from ofatvm.cli.render import Column, Progressor, Result, table
+from ofatvm.events import Notice, Progress, StageFinished, StageStarted
+
+Ofatvm = Callable[..., Any]
+
+
+def test_not_a_number_is_never_printed_as_json(ofatvm: Ofatvm, body: Any) -> None:
+    body(lambda run, **options: Result({"x": float("nan")}, lambda width: ""))
+    answer = ofatvm("try", "--json")
+    assert answer.code == 1
+    assert answer.json["error"]["kind"] == "InternalError"
+
+
+def test_characters_that_stdout_lacks_are_escaped(
+    body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body(lambda run, **options: Result({}, lambda width: "2é3 \udcff"))
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main_module.main(["try"]) == 0
+    assert raw.getvalue() == b"2\\xe93 \\udcff\n"
+
+
+COLUMNS = [
+    Column("arch", "architecture", left=True),
+    Column("ms", "latency", "{:.1f} ms".format),
+    Column("n", "n"),
+]
+ROWS = [{"arch": "mbv3/" + "33." * 20, "ms": 4.25, "n": 3}, {"arch": "b", "ms": None, "n": 12}]
+
+
+def test_a_table_is_aligned() -> None:
+    lines = table(ROWS, COLUMNS).splitlines()
+    assert len(lines) == 3
+    assert len({line.rindex(end) for line, end in zip(lines, "n32", strict=True)}) == 1
+    assert lines[2].split() == ["b", "-", "12"]
+
+
+def test_a_narrow_table_puts_wide_columns_below_uncut() -> None:
+    lines = table(ROWS, COLUMNS, 60).splitlines()
+    assert lines[0].split() == ["latency", "n"]
+    assert lines[2].strip() == f"architecture: {ROWS[0]['arch']}"
+    assert all(len(line) <= 60 for line in (lines[0], lines[1], lines[3]))
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in table([{"arch": "a\x1b[2J\nb", "ms": 1.0}], COLUMNS)
+    assert render.one_line("a\n b\x07\udcff") == "a b  "
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def progress_on(stream: io.StringIO, *, quiet: bool = False) -> str:
+    seconds = iter(range(1000))
+    show = Progressor(stream=stream, quiet=quiet, clock=lambda: float(next(seconds)))
+    show(StageStarted("tune", 40, "host"))
+    for done in range(1, 31):
+        show(Progress("tune", done, 40, "best 4.1 ms"))
+    show(Notice("warning", "noisy\nmachine"))
+    show(Notice("info", "fyi"))
+    show(StageFinished("tune", "40 kernels", 75.0))
+    show.close()
+    return stream.getvalue()
+
+
+def test_without_a_terminal_a_line_now_and_then() -> None:
+    lines = progress_on(io.StringIO()).splitlines()
+    assert lines[0] == "tune (of 40): host"
+    assert lines[1:4] == [
+        "tune 10/40, 1/s, ETA 30 s, best 4.1 ms",
+        "tune 20/40, 1/s, ETA 20 s, best 4.1 ms",
+        "tune 30/40, 1/s, ETA 10 s, best 4.1 ms",
+    ]
+    assert lines[4:] == ["warning: noisy machine", "fyi", "tune: 40 kernels done in 1m15s"]
+
+
+def test_on_a_terminal_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = progress_on(Terminal())
+    assert "\x1b[33mwarning: \x1b[0m" in text
+    drawn = text.split("\x1b")[0].split("\r")
+    assert len(drawn) > 60
+    assert all(len(line) < 30 for line in drawn)
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in progress_on(Terminal())
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\r" not in progress_on(Terminal())
+
+
+def test_quiet_leaves_warnings() -> None:
+    assert progress_on(io.StringIO(), quiet=True) == "warning: noisy machine\n"
+
+
+def test_a_resumed_stage_counts_only_new_steps_in_its_rate() -> None:
+    seconds = iter([0.0, 100.0, 110.0])
+    stream = io.StringIO()
+    show = Progressor(stream=stream, clock=lambda: next(seconds))
+    show(StageStarted("tune", 100))
+    show(Progress("tune", 80, 100))
+    show(Progress("tune", 90, 100))
+    assert stream.getvalue().splitlines()[-1] == "tune 90/100, 1/s, ETA 10 s"
