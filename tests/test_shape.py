@@ -30,7 +30,7 @@ LAYERS = [
     {"errors"},
     {
         *("arch", "elf", "events", "executor", "files", "graph", "lock", "machine"),
-        *("measurement", "paths", "road", "signals", "spaces", "target", "target_text"),
+        *("measurement", "paths", "road", "signals", "spaces", "target", "target_text", "text"),
     },
     {
         "bundle",

@@ -7,6 +7,7 @@ from string import Template
 
 from ofatvm.bundle.manifest import Latency, Manifest, Preprocessing, TensorSpec
 from ofatvm.road import Ir
+from ofatvm.text import literal
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -138,7 +139,7 @@ def _weights_licence(licence: str, *, untrained: bool) -> str:
     if untrained:
         return "The weights were drawn at random and carry no licence."
     if licence:
-        text = cell(licence).rstrip(".")
+        text = literal(licence).rstrip(".")
         return f"The weights were trained on images under this licence: {text}."
     return "The weights carry the licence of the checkpoint they come from; ask its source."
 
@@ -215,4 +216,4 @@ def _tensor(spec: TensorSpec) -> str:
 
 def cell(text: str) -> str:
     """Text as it may stand in a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -19,6 +19,7 @@ from ofatvm.bundle.snapshot import check_tree, read_manifest
 from ofatvm.elf import read_elf
 from ofatvm.errors import BundleError, MissingInputError, OfatvmError
 from ofatvm.files import exchange, scratch_folder
+from ofatvm.text import is_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +123,7 @@ def check_destination(out: Path, *, replace: bool) -> None:
 def check_labels(labels: Sequence[str]) -> None:
     """Refuse class names that labels.txt cannot hold, a line each."""
     for label in labels:
-        if len(label.splitlines()) != 1:
+        if not is_line(label):
             raise BundleError(f"a label must be one line of text, got {label[:60]!r}")
 
 

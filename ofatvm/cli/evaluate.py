@@ -9,8 +9,9 @@ import click
 
 from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import RESOLUTION, SEED, SUBNETS
-from ofatvm.cli.render import Column, Result, one_line, table
+from ofatvm.cli.render import Column, Result, table
 from ofatvm.errors import UsageError
+from ofatvm.text import one_line
 
 COLUMNS = (
     Column("top1_percent", "top-1 % measured", lambda value: f"{value:.2f}"),

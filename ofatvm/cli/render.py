@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from ofatvm.errors import OfatvmError
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted
+from ofatvm.text import one_line
 
 SCHEMA = 1
 LINE_SECONDS = 10.0
@@ -92,11 +93,6 @@ def _cell(value: Any, column: Column | None = None) -> str:
     if value is None:
         return "-"
     return one_line(column.show(value) if column else str(value))
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and other control characters."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def seconds_text(seconds: float) -> str:

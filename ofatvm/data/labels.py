@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ofatvm.errors import DatasetError
+from ofatvm.errors import DatasetError, shorten
+from ofatvm.text import is_line
 
 MAX_CLASSES = 1_000_000
+MAX_NAME = 255
 MAX_HOLDOUT = 10_000
 MIN_IMAGES = 2
 
@@ -31,11 +33,12 @@ def checked_labels(labels: np.ndarray, where: str, *, classes: int | None = None
 
 
 def check_names(names: tuple[str, ...], where: str) -> None:
-    """Raise DatasetError unless every class has a name that is one line of printable text."""
+    """Raise DatasetError unless every class has a name that is one line of text, and no book."""
     for name in names:
-        if not name.strip() or not name.isprintable():
+        if not is_line(name) or len(name) > MAX_NAME:
             raise DatasetError(
-                f"{where} has a class named {ascii(name)[:80]}; a name must be one line of text",
+                f"{where} has a class named {shorten(ascii(name))}; a name must be one line of "
+                f"text, of at most {MAX_NAME} characters",
                 hint="rename it",
             )
 

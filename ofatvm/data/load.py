@@ -22,6 +22,7 @@ from ofatvm.data.labels import (
 from ofatvm.data.npz import read_npz
 from ofatvm.data.parts import Kind, Parts, digest_of
 from ofatvm.errors import DatasetError, MissingInputError
+from ofatvm.text import is_line
 
 MEMORY_BYTES = 2 << 30
 MAX_SIZE = 4096
@@ -236,4 +237,4 @@ def name_of(path: Path) -> str:
         name = path.name
     else:
         name = path.parent.name if path.stem in ("train", "data", "dataset") else path.stem
-    return name if name.isprintable() else ascii(name)
+    return name if is_line(name) else ascii(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import ArrayImages, Dataset, Images
-from ofatvm.errors import CheckpointError, DatasetError
+from ofatvm.errors import CheckpointError, DatasetError, shorten
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import intended_name, remove_leftovers
 from ofatvm.lock import LOCK, lock_folder
@@ -34,6 +35,7 @@ from ofatvm.supernet.folder import (
     CARD,
     EVALUATION,
     FILE_NAME,
+    MAX_JSON_BYTES,
     SAMPLE_NAME,
     WEIGHTS,
     SupernetFolder,
@@ -45,6 +47,7 @@ from ofatvm.supernet.processes import joined
 from ofatvm.supernet.recipe import RunConfig
 from ofatvm.supernet.train import Trained, run_key, train
 from ofatvm.supernet.training_state import FILE_NAME as STATE
+from ofatvm.text import is_line
 
 CALIBRATION_IMAGES = 2000
 EVALUATION_IMAGES = 10_000
@@ -183,10 +186,17 @@ def _check_texts(dataset: Dataset, leaving: Leaving) -> None:
         ("the licence", leaving.licence, "give another --licence"),
         ("the name of the pictures", dataset.name, "rename what --data names"),
     ):
-        if not text.isprintable():
+        if not is_line(text):
             raise CheckpointError(
-                f"{what} must be one line of printable text, got {ascii(text)[:80]}", hint=hint
+                f"{what} must be one line of printable text, got {shorten(ascii(text))}", hint=hint
             )
+    size_bytes = len(json.dumps(dataset.classes))
+    if size_bytes > MAX_JSON_BYTES // 2:
+        raise CheckpointError(
+            f"the names of {len(dataset.classes)} classes take {size_bytes} bytes, {FILE_NAME} has "
+            f"room for {MAX_JSON_BYTES // 2}",
+            hint="give shorter names",
+        )
 
 
 def check_out(out: Path, *, fresh: bool = False) -> None:

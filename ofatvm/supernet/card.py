@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ofatvm.bundle.card import cell
 from ofatvm.supernet.folder import SupernetFolder
+from ofatvm.text import literal
 
 
 def supernet_card(folder: SupernetFolder) -> str:
     """What it is, on what and how it was trained, how good it is and where it falls short."""
     space, data, training, figures = folder.space, folder.data, folder.training, folder.figures
     lines = [
-        f"# {folder.name}: a Once-for-All supernet",
+        f"# {literal(folder.name)}: a Once-for-All supernet",
         "",
         f"Weights shared by {space.size():.2e} subnets a resolution of `{space.name}`, for "
         f"{', '.join(map(str, space.resolutions))} pixels, {space.in_channels} channel"
@@ -21,10 +21,10 @@ def supernet_card(folder: SupernetFolder) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| classes | {cell(', '.join(folder.classes))} |",
-        f"| training data | {cell(data['name'])}: {data['train_images']:,} images to train on, "
+        f"| classes | {literal(', '.join(folder.classes))} |",
+        f"| training data | {literal(data['name'])}: {data['train_images']:,} images to train on, "
         f"{data['val_images']:,} held out |",
-        f"| licence of the data | {cell(data['licence'])} |",
+        f"| licence of the data | {literal(data['licence'])} |",
         f"| recipe | {training['recipe']}, {training['epochs']} epochs, batch "
         f"{training['batch']}, seed {training['seed']} |",
         f"| time | {training['seconds'] / 60:.0f} min on {training['machine']} |",

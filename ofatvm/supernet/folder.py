@@ -29,6 +29,7 @@ from ofatvm.errors import ArchError, CheckpointError, DatasetError, MissingInput
 from ofatvm.files import replace_file
 from ofatvm.paths import data_dir
 from ofatvm.spaces import find_space
+from ofatvm.text import is_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,8 +178,8 @@ def read_supernet(path: Path) -> SupernetFolder:
         )
         # Half a surrogate pair is no text: what cannot be encoded could not be shipped.
         json.dumps(value, ensure_ascii=False).encode()
-        if not folder.name.isprintable():
-            raise ValueError("its name must be printable text")
+        if not is_line(folder.name):
+            raise ValueError("its name must be one line of printable text")
         check_names(folder.classes, "it")
         if len(folder.classes) != space.classes:
             raise ValueError(f"{len(folder.classes)} classes, its space has {space.classes}")

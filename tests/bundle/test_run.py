@@ -31,6 +31,7 @@ from tests.bundle.making import (
     png,
     sign,
 )
+from tests.test_text import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,15 @@ def test_it_names_the_classes_without_torch_or_ofatvm(bundle: Path, tiny: Tiny) 
     best = np.argsort(-chances)[:3]
     assert [int(row.group(3)) for row in rows if row] == list(best)
     assert [float(row.group(2)) for row in rows if row] == pytest.approx(chances[best], abs=2e-4)
+
+
+def test_classes_have_names_of_any_script(tiny: Tiny, tmp_path: Path) -> None:
+    labels = [f"{NAMES[index % len(NAMES)]} {index}" for index in range(CLASSES)]
+    out = make_bundle(tiny, tmp_path / "b", labels=labels)
+    done = run(out, out / "sample/image.png", "--top", CLASSES)
+    assert done.returncode == 0, done.stderr
+    said = [re.sub(r"^ *\d+ +\d\.\d{4}  ", "", line) for line in done.stdout.split("\n")[:-1]]
+    assert sorted(said) == sorted(labels)
 
 
 def test_trained_weights_and_no_labels(tiny: Tiny, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_every_split_has_the_size_asked_for_and_shares_within_one(
         assert all(abs(v - share) <= 2 for v, share in zip(val, shares, strict=True))
 
 
-@pytest.mark.parametrize("name", ["", "  ", "two\nlines", "bell\a", "\udcff"])
+@pytest.mark.parametrize("name", ["", "  ", "two\nlines", "bell\a", "\udcff", "x" * 256])
 def test_a_class_name_is_one_line_of_text(name: str) -> None:
     with pytest.raises(DatasetError, match="a name must be one line of text"):
         check_training(np.array([0, 0, 1, 1]), ("fine", name), "here")

@@ -21,6 +21,7 @@ from ofatvm.supernet.folder import (
     read_supernet,
     write_supernet,
 )
+from tests.test_text import NAMES
 
 PIXELS = np.arange(3 * 28 * 28, dtype=np.int64).reshape(3, 28, 28, 1).astype(np.uint8)
 LABELS = np.array([2, 0, 1])
@@ -47,6 +48,15 @@ def make(path):
             "samples/01-0.png": PNG + b"picture",
         },
     )
+
+
+def test_class_names_of_any_script_come_back(tmp_path):
+    for start in range(0, len(NAMES), 3):
+        folder = replace(make(tmp_path), classes=NAMES[start : start + 3], name=NAMES[start])
+        write_supernet(folder, {WEIGHTS: b"weights"})
+        found = read_supernet(tmp_path)
+        assert found.classes == NAMES[start : start + 3]
+        assert found.name == NAMES[start]
 
 
 def test_a_folder_comes_back_as_it_was_written(tmp_path):

@@ -1,0 +1,27 @@
+"""Names and sentences that others gave: what may stand in one line, and in Markdown."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, line and paragraph separators, halves of surrogate pairs, and what turns the
+# direction of all that follows; joiners and marks that a script needs are not among them.
+_ODD = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# An underscore within a word is no sign of emphasis.
+_MARKDOWN = re.compile(r"([\\`*\[\]~|]|(?<!\w)_|_(?!\w))")
+
+
+def is_line(text: str) -> bool:
+    """Whether it is one line of text, of whatever script, and not blank."""
+    return bool(text.strip()) and _ODD.search(text) is None
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other control characters."""
+    return _ODD.sub(" ", " ".join(text.split()))
+
+
+def literal(text: str) -> str:
+    """Markdown that shows just this text, also in a heading or a table's cell."""
+    escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
