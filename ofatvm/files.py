@@ -14,7 +14,9 @@ from pathlib import Path
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)")
-_SCRATCH = re.compile(r"ofatvm-[a-z]+-(\d+)-\w{8}")
+# Machines, and containers, may share a folder, and each has processes of its own.
+_MACHINE = re.sub(r"\W", "_", os.uname().nodename)[:40]
+_SCRATCH = re.compile(rf"ofatvm-[a-z]+-(\d+)-{_MACHINE}-\w{{8}}", re.ASCII)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -48,12 +50,13 @@ def remove_leftovers(folder: Path) -> None:
 def scratch(what: str, within: Path | None = None) -> Iterator[Path]:
     """A folder for a while, in the temporary folder or `within` another; `what` is a word.
 
-    Its name holds the process, so that what a killed one left is found and deleted: by each
-    process once, when it first makes a folder there.
+    Its name holds process and machine, so that what a killed one left is found and deleted: by
+    each process once, when it first makes a folder there.
     """
     place = Path(tempfile.gettempdir()) if within is None else within
     sweep_once(place)
-    with tempfile.TemporaryDirectory(prefix=f"ofatvm-{what}-{os.getpid()}-", dir=place) as name:
+    prefix = f"ofatvm-{what}-{os.getpid()}-{_MACHINE}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name:
         yield Path(name)
 
 

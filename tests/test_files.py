@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ofatvm.files import exchange, intended_name, remove_leftovers, replace_file, scratch
+from ofatvm.files import (
+    exchange,
+    intended_name,
+    remove_leftovers,
+    replace_file,
+    scratch,
+    sweep_once,
+)
 
 
 def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -27,19 +34,23 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
 
 
 def test_scratch_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    dead = tmp_path / "ofatvm-verify-999999999-ab_cd012"
-    living = tmp_path / f"ofatvm-run-{os.getpid()}-abcdefgh"
-    others = [tmp_path / "ofatvm-verify-abcdefgh", tmp_path / "mine-999999999-abcdefgh"]
-    for path in (dead, living, *others):
+    with scratch("run", tmp_path) as folder:
+        name = folder.name
+    sweep_once.cache_clear()
+    own = f"-{os.getpid()}-"
+    assert own in name
+    dead = tmp_path / name.replace(own, "-999999999-")
+    others = [tmp_path / name, tmp_path / "ofatvm-run-999999999-elsewhere-abcdefgh"]
+    others += [tmp_path / "ofatvm-run-abcdefgh", tmp_path / "mine-999999999-abcdefgh"]
+    for path in (dead, *others):
         (path / "inside").mkdir(parents=True)
-    link = tmp_path / "ofatvm-run-999999999-12345678"
-    link.symlink_to(others[1])
+    link = dead.with_name(f"{dead.name[:-8]}abcdefgh")
+    link.symlink_to(others[0])
     with scratch("test", tmp_path) as folder:
         assert folder.parent == tmp_path
-        assert f"-test-{os.getpid()}-" in folder.name
         (folder / "a").touch()
-    assert set(tmp_path.iterdir()) == {living, *others, link}
-    assert (others[1] / "inside").exists()
+    assert set(tmp_path.iterdir()) == {*others, link}
+    assert (others[0] / "inside").exists()
 
 
 def test_a_scratch_folder_goes_with_an_error(tmp_path: Path) -> None:
