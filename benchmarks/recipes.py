@@ -32,8 +32,8 @@ from ofatvm.events import Event, Notice
 from ofatvm.files import replace_file
 from ofatvm.measurement import now
 from ofatvm.paths import data_dir
+from ofatvm.pipeline.exam import make_exam
 from ofatvm.pipeline.table import table_archs
-from ofatvm.pipeline.train import make_exam
 from ofatvm.spaces import find_space, space_for
 from ofatvm.supernet.checkpoint import save_weights
 from ofatvm.supernet.evaluate import evaluate

@@ -40,6 +40,7 @@ SCHEMA = 1
 FILE_NAME = "supernet.json"
 WEIGHTS, ACCURACY_MODEL, ACCURACY_TABLE = "weights.safetensors", "accuracy.json", "accuracy.csv"
 CALIBRATION, EVALUATION, CARD = "calibration.npz", "evaluation.npz", "README.md"
+SAMPLES = "samples"
 DEFAULT_SUPERNET = "fashion-mnist"
 MAX_JSON_BYTES = 4 << 20
 MAX_IMAGES_BYTES = 256 << 20
@@ -227,8 +228,8 @@ def write_supernet(folder: SupernetFolder, contents: Mapping[str, bytes]) -> Sup
     digests in it.
     """
     (folder.path / FILE_NAME).unlink(missing_ok=True)
-    for old in (folder.path / "samples").glob("*.png"):
-        if SAMPLE_NAME.fullmatch(f"samples/{old.name}"):
+    for old in (folder.path / SAMPLES).glob("*.png"):
+        if SAMPLE_NAME.fullmatch(f"{SAMPLES}/{old.name}"):
             old.unlink()
     for name, data in contents.items():
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
