@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 340
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 74, 24, 14, 48
 MARGIN = 0.05  # of the span, left free at either end
+NEAR = 1.0  # spans of what is shown, within which a limit is drawn, too
 TICKS = 6
 
 
@@ -45,7 +46,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Everything the template draws, in pixels: `line` is a path, `x_limit` an upright line."""
+    """Everything the template draws, in pixels: `line` is a path, `x_limit` an upright line.
+
+    A limit is None where there is none, or where it is too far off to be drawn.
+    """
 
     title: str
     x_name: str
@@ -110,14 +114,18 @@ def scatter(
 ) -> Chart:
     """Lay out marks over `line`, a path, and limits, all in the axes' units.
 
-    `bars` says along which axis the bars lie. What a limit or a bar reaches is inside.
+    `bars` says along which axis the bars lie. What they reach is inside, and so is a limit, unless
+    it is so far off that all else would be squashed: then it is left out.
     """
     ends = [end for mark in marks for end in (mark.low, mark.high) if end is not None]
-    xs = [m.x for m in marks] + [x for x, _ in line] + ([] if x_limit is None else [x_limit])
-    ys = [m.y for m in marks] + [y for _, y in line] + ([] if y_limit is None else [y_limit])
+    xs, ys = (
+        [m.x for m in marks] + [x for x, _ in line],
+        [m.y for m in marks] + [y for _, y in line],
+    )
     (xs if bars == "x" else ys).extend(ends)
-    x = Axis.over(xs, LEFT, WIDTH - RIGHT)
-    y = Axis.over(ys, HEIGHT - BOTTOM, TOP)
+    x_limit, y_limit = _near(x_limit, xs), _near(y_limit, ys)
+    x = Axis.over(xs + ([] if x_limit is None else [x_limit]), LEFT, WIDTH - RIGHT)
+    y = Axis.over(ys + ([] if y_limit is None else [y_limit]), HEIGHT - BOTTOM, TOP)
 
     def bar(mark: Mark) -> tuple[float, float, float, float] | None:
         if mark.low is None or mark.high is None:
@@ -137,3 +145,13 @@ def scatter(
         x_limit=None if x_limit is None else x(x_limit),
         y_limit=None if y_limit is None else y(y_limit),
     )
+
+
+def _near(limit: float | None, values: Sequence[float]) -> float | None:
+    """The limit if it lies among the values, or not much farther off than they reach."""
+    if limit is None:
+        return None
+    around = Axis.over(values, 0.0, 1.0)
+    span = (around.high - around.low) / (1 + 2 * MARGIN)
+    low, high = min(values), max(values)
+    return limit if low - NEAR * span <= limit <= high + NEAR * span else None

@@ -50,6 +50,7 @@ class Section:
     outcome: Outcome
     budget: str
     front: Chart
+    not_drawn: str
     forecast: Chart | None
     models: tuple[tuple[str, ErrorReport], ...]
 
@@ -101,10 +102,16 @@ def _section(outcome: Outcome) -> Section:
     models = [("ofatvm", fitted), *outcome.latency_baselines.items()]
     if outcome.forecast is not None:
         models.append(("ofatvm, predicted beforehand", outcome.forecast))
+    front, budget = front_chart(outcome), outcome.budget
+    far = Budget(
+        latency_ms=budget.latency_ms if front.x_limit is None else None,
+        min_accuracy=budget.min_accuracy if front.y_limit is None else None,
+    )
     return Section(
         outcome=outcome,
-        budget=budget_text(outcome.budget),
-        front=front_chart(outcome),
+        budget=budget_text(budget),
+        front=front,
+        not_drawn=budget_text(far) if far.limits() else "",
         forecast=forecast_chart(outcome),
         models=tuple(models),
     )

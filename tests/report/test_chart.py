@@ -64,6 +64,13 @@ def test_bars_limits_and_the_line_have_a_place() -> None:
     assert chart.line[1][1] < drawn.y < (chart.y_limit or 0) <= HEIGHT - BOTTOM
 
 
+@given(st.lists(values, min_size=1, max_size=9), st.sampled_from([-1e12, 1e12]))
+def test_a_limit_far_off_squashes_nothing(found: list[float], limit: float) -> None:
+    marks = [mark(value, value) for value in found]
+    plain = scatter(marks, title="t", x_name="x", y_name="y")
+    assert scatter(marks, title="t", x_name="x", y_name="y", x_limit=limit, y_limit=limit) == plain
+
+
 def test_bars_may_stand_upright() -> None:
     chart = scatter([mark(1, 2, low=1, high=3)], title="t", x_name="x", y_name="y", bars="y")
     (drawn,) = chart.marks

@@ -101,6 +101,19 @@ def test_charts_hold_every_network_once(outcome: Outcome, page: Callable[..., st
     assert sum("the budget" in title for title in titles) == 2
 
 
+def test_a_budget_far_from_all_networks_is_said_and_not_drawn(
+    outcome: Outcome, page: Callable[..., str]
+) -> None:
+    made = page(replace(outcome, budget=Budget(latency_ms=20.0, min_accuracy=1.0)))
+    assert 'class="limit"' not in made
+    text = checked(made)
+    assert "Dashed" not in text
+    assert "Of the budget, 20 ms, at least 1 % top-1 is far outside and not drawn." in text
+    made = page(replace(outcome, budget=Budget(latency_ms=0.03, min_accuracy=1.0)))
+    assert made.count('class="limit"') == 1
+    assert "Of the budget, at least 1 % top-1 is far outside" in checked(made)
+
+
 def test_what_is_simulated_or_predicted_is_called_so(
     outcome: Outcome, page: Callable[..., str]
 ) -> None:
