@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -18,12 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from ofatvm.errors import BusyError, MeasurementError, OfatvmError, StoreError, UsageError
+from ofatvm.lock import BUSY_SECONDS, turn_to_open
 from ofatvm.measurement import Measurement
 
 FILE_NAME = "store.db"
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4F464154  # "OFAT", so that a foreign SQLite file is recognised
-BUSY_SECONDS = 60.0
 
 COLUMNS = tuple(entry.name for entry in fields(Measurement))
 JSON_COLUMNS = ("samples_ms", "versions")
@@ -96,9 +95,7 @@ class Store:
         path = workspace / FILE_NAME
         try:
             workspace.mkdir(parents=True, exist_ok=True)
-            # SQLite's switch to WAL does not wait for other processes, so openers take turns.
-            with (workspace / "store.lock").open("a") as turn:
-                fcntl.flock(turn, fcntl.LOCK_EX)
+            with turn_to_open(path):
                 return cls(path, _connect(path))
         except OSError as error:
             raise _folder_error(workspace, error) from error

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofatvm.device.simulator.cache import cache_errors
+from ofatvm.device.simulator.cache import NONSENSE, checked, opened
 from ofatvm.device.simulator.mix import classify
 from ofatvm.device.simulator.tools import ToolError, Tools, run
 from ofatvm.errors import CompileError
 
 INSTRUCTIONS = 1500
 """About how many instructions of a repeated block llvm-mca looks at."""
+TABLE = "blocks (code blob primary key, cycles real, mix text)"
 REPEATS = (100, 50, 25, 12, 8)
 ROUND_TRIP_CYCLES = 14.0
 """What an accumulator on the stack costs whenever it is added to: load, multiply-add and store.
@@ -52,9 +51,10 @@ class BlockCosts:
         key = f"{tools.version} {triple} {cpu}".encode() + source
         self._path = folder / f"blocks-{hashlib.sha256(key).hexdigest()[:12]}.sqlite"
         self._known: dict[bytes, BlockCost] = {}
-        with cache_errors(self._path), closing(self._open()) as database:
-            for code, cycles, mix in database.execute("select code, cycles, mix from blocks"):
-                self._known[code] = BlockCost(cycles, json.loads(mix))
+        with opened(self._path, TABLE) as database:
+            for row in database.execute("select code, cycles, mix from blocks"):
+                with contextlib.suppress(*NONSENSE):  # asked for again
+                    self._known[row[0]] = _cost(*row[1:])
 
     def __call__(self, blocks: Sequence[tuple[bytes, int]]) -> list[BlockCost]:
         """The cost of each block of (bytes, number of instructions)."""
@@ -62,21 +62,10 @@ class BlockCosts:
         if new:
             found = self.ask(list(new.items()))
             rows = [(code, cost.cycles, json.dumps(cost.mix)) for code, cost in found.items()]
-            with cache_errors(self._path), closing(self._open()) as database, database:
-                database.executemany("insert or ignore into blocks values (?, ?, ?)", rows)
+            with opened(self._path, TABLE) as database:
+                database.executemany("insert or replace into blocks values (?, ?, ?)", rows)
             self._known |= found
         return [self._known[code] for code, _ in blocks]
-
-    def _open(self) -> sqlite3.Connection:
-        # SQLite's switch to WAL does not wait for other processes, so openers take turns.
-        with self._path.with_suffix(".lock").open("a") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            database = sqlite3.connect(self._path, timeout=60)
-            database.execute("pragma journal_mode=wal")
-            database.execute(
-                "create table if not exists blocks (code blob primary key, cycles real, mix text)"
-            )
-        return database
 
     def ask(self, blocks: Sequence[tuple[bytes, int]]) -> dict[bytes, BlockCost]:
         """Ask llvm-mca, all blocks of about the same length at once, whatever is known."""
@@ -139,6 +128,12 @@ class BlockCosts:
             texts.append("\n".join(lines[at : at + count]))
             at += count
         return texts
+
+
+def _cost(cycles: object, mix: str) -> BlockCost:
+    """What was kept of a block; one of NONSENSE if it is damaged."""
+    counts = {str(name): int(count) for name, count in json.loads(mix).items()}
+    return BlockCost(checked(cycles), counts)
 
 
 def stack_round_trips(lines: Sequence[str]) -> int:

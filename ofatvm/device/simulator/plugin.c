@@ -49,7 +49,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 #define MARK_NUMBER 0x7FA7  // the system call by which the guest speaks to us; Linux has none there
 enum { BEGIN = 1, END = 2 };
-#define MAX_CORES 64
+#define MAX_CORES 1024  // that of ofatvm.target
 #define MAX_LEVELS 3
 
 typedef struct Block {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from ofatvm.device.simulator.cache import cache_errors
+from ofatvm.device.simulator.cache import NONSENSE, checked, opened
 from ofatvm.device.simulator.cost import StepCost
+
+TABLE = "results (key text primary key, costs text)"
 
 
 class Results:
@@ -18,30 +19,32 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         """The file is `results.sqlite` in the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "results.sqlite"
-        with cache_errors(self._path), closing(self._open()) as database:
-            database.execute("pragma journal_mode=wal")
-            database.execute(
-                "create table if not exists results (key text primary key, costs text)"
-            )
+        with opened(self._path, TABLE):
+            pass
 
     def get(self, keys: Sequence[str]) -> dict[str, list[StepCost]]:
-        """The costs of those keys that are known."""
-        with cache_errors(self._path), closing(self._open()) as database:
+        """The costs of those keys that are known; a damaged one is not."""
+        with opened(self._path, TABLE) as database:
             rows = [
                 database.execute("select key, costs from results where key = ?", (key,)).fetchone()
                 for key in keys
             ]
-        return {row[0]: [StepCost(**cost) for cost in json.loads(row[1])] for row in rows if row}
+        found: dict[str, list[StepCost]] = {}
+        for key, costs in filter(None, rows):
+            with contextlib.suppress(*NONSENSE):
+                found[key] = [_cost(**cost) for cost in json.loads(costs)]
+        return found
 
     def put(self, found: Mapping[str, Sequence[StepCost]]) -> None:
         """Keep costs; they are on disk when this returns."""
         rows = [(key, json.dumps([asdict(cost) for cost in costs])) for key, costs in found.items()]
-        with cache_errors(self._path), closing(self._open()) as database, database:
+        with opened(self._path, TABLE) as database:
             database.executemany("insert or replace into results values (?, ?)", rows)
 
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=60)
-        database.execute("pragma synchronous=full")
-        return database
+
+def _cost(
+    compute_cycles: object, memory_cycles: object, instructions: int, mix: Mapping[str, int]
+) -> StepCost:
+    counts = {str(name): int(count) for name, count in mix.items()}
+    return StepCost(checked(compute_cycles), checked(memory_cycles), int(instructions), counts)

@@ -154,6 +154,8 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
     if done.returncode:
         said = last_words(done)
         if "plugin" in said:
+            own = [line for line in done.stderr.splitlines() if line.startswith("ofatvm plugin:")]
+            said = [*own, said][0]
             raise DeviceError(f"qemu does not take the plugin: {said}", hint=WAYS_ON)
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
         if done.returncode < 0 and -done.returncode not in CRASHES:

@@ -22,7 +22,7 @@ from ofatvm.device.simulator.jobs import CANDIDATE, Simulations, simulate_candid
 from ofatvm.device.simulator.simulate import simulate
 from ofatvm.errors import CompileError, DeviceError, MeasurementError
 from ofatvm.machine import Cache, Machine
-from ofatvm.target import Target
+from ofatvm.target import MAX_CORES, Target
 
 MACHINE = Machine(
     model="cortex-a72",
@@ -79,6 +79,12 @@ def test_threads_share_the_work(folder: Path) -> None:
     [shared] = costs_of(four, GOOD, folder)
     assert shared.mix["multiply-add"] == alone.mix["multiply-add"]
     assert alone.cycles / 4 <= shared.cycles < alone.cycles / 2
+
+
+def test_as_many_cores_as_a_target_may_have(folder: Path) -> None:
+    many = replace(A72, num_cores=MAX_CORES, threads=MAX_CORES)
+    [shared] = costs_of(many, GOOD, folder)
+    assert shared.mix["multiply-add"] == POINTWISE.macs / 4
 
 
 def test_a_smaller_cache_costs_more(folder: Path) -> None:
