@@ -34,6 +34,8 @@ SUPPORT = ("numpy", "scipy", "xgboost", "attrs", "cloudpickle", "decorator", "ps
 COMPILE_S = 600.0
 START_S = 300.0
 """Importing TVM takes a minute on a busy small machine."""
+PROBE_S = 60.0
+"""An interpreter starts in milliseconds, in seconds on a busy machine."""
 _SOURCES = Path(__file__).resolve().parents[2]
 _MISSING = "TVM 0.19, which --ir relay needs, is not set up"
 
@@ -61,17 +63,51 @@ class RelayDiedError(RelayError):
 def relay_python() -> Path:
     """The environment's interpreter: what OFATVM_RELAY_PYTHON names, or .venv-relay's.
 
-    MissingInputError (exit 5) if there is none.
+    MissingInputError (exit 5) if there is none, or it does not start.
     """
     named = os.environ.get(VARIABLE, "")
     homes = (Path(sys.prefix).parent, _SOURCES)
     candidates = [Path(named)] if named else [home / ".venv-relay/bin/python" for home in homes]
     for path in candidates:
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            _check_start(path.absolute())
             return path.absolute()
     if named:
-        raise MissingInputError(f"{VARIABLE} names no interpreter: {named[:200]}", hint="unset it")
+        raise MissingInputError(
+            f"{VARIABLE} names no interpreter: {named[:200]!r}", hint="unset it"
+        )
     raise MissingInputError(_MISSING, hint="run `make relay`, once")
+
+
+@cache
+def _check_start(python: Path) -> None:
+    """Raise MissingInputError if what is to be an interpreter runs nothing, or hangs."""
+    hint = f"unset {VARIABLE}" if os.environ.get(VARIABLE) else "run `make relay` again"
+    try:
+        process = subprocess.Popen(
+            [python, "-I", "-c", ""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise MissingInputError(f"{str(python)!r} is no interpreter: {reason}", hint=hint) from None
+    try:
+        code = process.wait(PROBE_S)
+    except subprocess.TimeoutExpired:
+        raise MissingInputError(
+            f"{str(python)!r} does not come to an end in {PROBE_S:g} s", hint=hint
+        ) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # whatever it may have started, too
+        process.wait()
+    if code:
+        raise MissingInputError(
+            f"{str(python)!r} is no interpreter that runs: it ends with {code}", hint=hint
+        )
 
 
 @cache

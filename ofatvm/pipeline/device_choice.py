@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 
+from ofatvm.elf import host_machine, machine_of
 from ofatvm.errors import DeviceError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
@@ -14,6 +15,8 @@ from ofatvm.target_text import closest
 AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
 # What `auto` is for a GPU: nothing here runs its code, which is an error when it must be run.
 NONE = "none"
+RELAY_MACHINES = ("x86_64", "aarch64", "arm")
+"""Those of ofatvm's that the LLVM in TVM 0.19's packages generates code for."""
 
 
 def choose_device(
@@ -93,6 +96,13 @@ def require_relay(target: Target, device: str) -> None:
     if target.kind != "llvm":
         raise UsageError(
             f"--ir relay compiles for CPUs alone: TVM 0.19 came without {target.kind} here",
+            hint="leave --ir out",
+        )
+    machine = machine_of(target.mtriple) if target.mtriple else host_machine()
+    if machine not in RELAY_MACHINES:
+        raise UsageError(
+            f"--ir relay compiles for {', '.join(RELAY_MACHINES)}, not for {machine}: TVM 0.19 "
+            "came without it here",
             hint="leave --ir out",
         )
     if device.startswith(RPC):

@@ -61,6 +61,43 @@ def test_an_environment_that_is_named_must_be_there(
     assert "OFATVM_RELAY_PYTHON names no interpreter" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        ("#!/bin/sh\nsleep 600\n", 0o755, "does not come to an end in 0.5 s"),
+        ("#!/bin/sh\nexit 3\n", 0o755, "no interpreter that runs: it ends with 3"),
+        ("\x7fELF", 0o755, "Exec format error"),
+        ("#!/nowhere\n", 0o755, "No such file or directory"),
+        ("#!/bin/sh\n", 0o644, "names no interpreter"),
+        ("#!/bin/sh\n", 0o755, "lacks xtc-tvm-python-bindings"),
+        (None, 0o755, "names no interpreter"),
+    ],
+)
+def test_an_interpreter_that_is_none_is_told_in_one_line(
+    ofatvm: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: str | None,
+    mode: int,
+    said: str,
+) -> None:
+    python = tmp_path / "bin" / "odd\npython"
+    python.parent.mkdir()
+    if content is None:
+        python.mkdir()
+    else:
+        python.write_text(content)
+    python.chmod(mode)
+    monkeypatch.setenv(relay_env.VARIABLE, str(python))
+    if "sleep" in str(content):
+        monkeypatch.setattr(relay_env, "PROBE_S", 0.5)
+    relay_versions.cache_clear()
+    answer = ofatvm("profile", "--ir", "relay", ARCH, "--workspace", tmp_path / "w")
+    assert answer.code == 5
+    assert said in answer.err
+    assert answer.err.count("\n") == 1
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Name an environment that says it has these packages."""
@@ -114,6 +151,7 @@ def test_an_environment_that_does_not_serve_says_why(
     ("options", "said"),
     [
         (["--target", "cuda", "-arch=sm_87"], "--ir relay compiles for CPUs alone"),
+        (["--target", "visionfive-2"], "compiles for x86_64, aarch64, arm, not for riscv64"),
         (["--device", "rpc://127.0.0.1:9190/pi"], "not over RPC"),
         (["--ir", "tir"], "tir"),
     ],
