@@ -21,7 +21,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """Smooth noise of odd sizes, plain, upright by EXIF only, transparent, and of 16 bits."""
+    """Smooth noise of odd sizes: plain, upright by EXIF only, transparent, and in other modes."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(3)
     paths = []
     for number, size in enumerate(SIZES):
@@ -35,6 +35,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     deep = rng.integers(0, 65536, (77, 59), np.uint16)
     paths.append(folder / "deep.png")
     Image.fromarray(deep).save(paths[-1])
+    for mode in ("P", "LA", "1", "CMYK"):
+        paths.append(folder / f"{mode}.tiff")
+        photo.resize((83, 45)).convert("RGB").convert(mode).save(paths[-1])
+    paths.append(folder / "hole.png")
+    photo.resize((45, 83)).convert("RGB").quantize(16).save(paths[-1], transparency=bytes([0, 90]))
     return tuple(paths)
 
 
