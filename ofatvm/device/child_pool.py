@@ -44,7 +44,7 @@ class ChildPool(PopenPoolExecutor):
             options = self._initializer, self._initargs, self._maximum_process_uses
             worker = _Child(*options, self._stdout, self._stderr)
             self._worker_map[threading.get_ident()] = worker
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(TimeoutError, *LOST):
             worker.send(fn, args, kwargs, self._timeout)
             return worker.recv()
         if self._closing:

@@ -36,7 +36,8 @@ def child_pool(
     """Processes that each call `initialise(threads)` first; the first job starts them.
 
     One that dies or takes longer than `timeout_s` is started again, as is one after `most_jobs`.
-    The job of one that died is done once more, since it may have been killed from outside.
+    The job of such a one is done once more: it may have been killed from outside, or stopped until
+    its time was over, as by Ctrl-Z.
     `shutdown` ends them, whatever they are doing.
     """
     from ofatvm.device.child_pool import ChildPool

@@ -9,7 +9,6 @@ from pathlib import Path
 from ofatvm.compiler.gpu import build_gpu_kernel
 from ofatvm.compiler.gpu_space import DEFAULT
 from ofatvm.compiler.plan import Workload
-from ofatvm.device.children import DIED, KILLED
 from ofatvm.device.gpu_visit import GpuSpec, kernel_reference_s, time_gpu_kernel
 from ofatvm.device.rpc_address import RpcAddress
 from ofatvm.device.rpc_boards import TIMEOUT_S, BoardPool, Job
@@ -59,9 +58,6 @@ class GpuBench(BoardBench[str]):
         """See `Bench.measure`: all are built side by side, then timed on every board at once."""
         timed = [partial(self._job, workload, timing) for workload, _ in jobs]
         built = self._build(jobs)
-        for place, (_, error) in enumerate(built):
-            if error.endswith((DIED, KILLED)):
-                [built[place]] = self._build([jobs[place]])  # alone, on a machine less busy
         if any(path is None for path, _ in built):
             self._prove_builders()
         return self._times.take(built, timed)

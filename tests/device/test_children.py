@@ -125,6 +125,24 @@ def test_the_job_of_a_child_that_died_is_done_again(tmp_path: Path, number: int)
         pool.shutdown()
 
 
+def hangs(flag: str, once: bool) -> str:
+    if not (once and os.path.exists(flag)):
+        Path(flag).touch()
+        time.sleep(3600)
+    return "done"
+
+
+def test_the_job_of_a_child_whose_time_was_over_is_done_again(tmp_path: Path) -> None:
+    pool = child_pool(set_threads, 1, timeout_s=2.0)
+    flag = str(tmp_path / "flag")
+    try:
+        assert outcome(pool.submit(hangs, flag, True), "run") == ("done", "")
+        hanging = pool.submit(hangs, flag, False)
+        assert outcome(hanging, "run") == (None, "run: took too long and was killed")
+    finally:
+        pool.shutdown()
+
+
 def test_a_child_that_is_always_killed_is_no_candidates_fault(tmp_path: Path) -> None:
     pool = child_pool(set_threads, 1, timeout_s=60.0)
     flag = str(tmp_path / "flag")

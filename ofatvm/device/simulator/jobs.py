@@ -114,7 +114,7 @@ class Simulations:
             self._pool = child_pool(
                 set_threads,
                 1,
-                timeout_s=TIMEOUT_S + BUILD_S,
+                timeout_s=2 * TIMEOUT_S + BUILD_S,
                 children=len(os.sched_getaffinity(0)),
             )
         pending = []

@@ -6,6 +6,7 @@ compiler makes the plugin, and ziglang the guest program.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -123,9 +124,10 @@ def start(
     within: Path | None = None,
     timeout_s: float,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, and once more if it was killed, as for want of memory.
+    """Run a program to its end, and once more if that was not its own.
 
-    ToolError if there is none or it does not start; subprocess.TimeoutExpired.
+    So if it was killed, as for want of memory, or had no time, which may have passed while it was
+    stopped. ToolError if there is none or it does not start; subprocess.TimeoutExpired.
     """
     stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
 
@@ -143,8 +145,11 @@ def start(
         )
 
     try:
-        done = once()
-        return once() if done.returncode == -signal.SIGKILL else done
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = once()
+            if done.returncode != -signal.SIGKILL:
+                return done
+        return once()
     except OSError as error:
         raise ToolError(f"{what} failed: {words[0]}: {error.strerror or error}") from None
 
