@@ -114,4 +114,4 @@ def command(
         "bundle": data["bundle"],
         **next_steps(bundle, wanted.ir),
     }
-    return Result(data, lambda width: pairs(facts))
+    return Result(data, lambda width: pairs(facts, width))

@@ -77,7 +77,7 @@ def check_device(run: Run, address: str, threads: int | None, allow_network: boo
         "round trip": f"{found.round_trip_ms:.3g} ms",
         "calibration kernel": found.note or f"{found.kernel_ms:.3g} ms",
     }
-    return Result({"device": asdict(found)}, lambda width: pairs(facts))
+    return Result({"device": asdict(found)}, lambda width: pairs(facts, width))
 
 
 @command.command("serve", help="Offer this machine to a tracker, until interrupted.")

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from ofatvm.text import one_line
 SCHEMA = 1
 LINE_SECONDS = 10.0
 REDRAW_SECONDS = 0.1
+COMMANDS = ("next", "and")
+"""Names that `pairs` gives to commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def table(
     """Rows as aligned text of at most `width` characters a line; a missing value is a dash.
 
     When the table is too wide, the widest columns leave it, one after another, and follow each row
-    on a line of their own; nothing is cut off, only dashes are left out.
+    on lines of their own; nothing is cut off, only dashes are left out. The first column, which
+    says what a row is about, stays unless it takes more than half of the width.
     """
     cells = [[_cell(row.get(column.key), column) for column in columns] for row in rows]
     widths = [
@@ -63,7 +67,8 @@ def table(
     ]
     inside = list(range(len(columns)))
     while width and len(inside) > 1 and sum(widths[i] + 2 for i in inside) - 2 > width:
-        inside.remove(max(inside, key=lambda i: widths[i]))
+        stays = inside[:1] == [0] and widths[0] <= width / 2
+        inside.remove(max(inside[1:] if stays else inside, key=lambda i: widths[i]))
 
     def line(values: Sequence[str]) -> str:
         parts = [
@@ -75,18 +80,39 @@ def table(
     lines = [line([column.title for column in columns])]
     for values in cells:
         lines.append(line(values))
-        lines += [
-            f"    {columns[i].title}: {values[i]}"
-            for i in range(len(columns))
-            if i not in inside and values[i] != "-"
-        ]
+        for i, column in enumerate(columns):
+            if i not in inside and values[i] != "-":
+                label = f"{column.title}: " if column.title else ""
+                lines.append(_folded(f"    {label}", values[i], width, indent=6))
     return "\n".join(lines)
 
 
-def pairs(values: Mapping[str, Any]) -> str:
-    """`name  value` lines with the values aligned."""
-    width = max(map(len, values), default=0)
-    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in values.items())
+def pairs(values: Mapping[str, Any], width: int | None = None) -> str:
+    """`name  value` lines with the values aligned, long ones on several lines.
+
+    Commands to be typed next stay in one, to be copied.
+    """
+    room = max(map(len, values), default=0)
+    return "\n".join(
+        _folded(
+            f"{name.ljust(room)}  ", _cell(value), None if name in COMMANDS else width, room + 2
+        )
+        for name, value in values.items()
+    )
+
+
+def _folded(start: str, value: str, width: int | None, indent: int) -> str:
+    """A line, or several if it is too wide, parted between words; no word is cut."""
+    if not width or len(start) + len(value) <= width:
+        return start + value
+    return textwrap.fill(
+        value,
+        max(width, indent + 20),
+        initial_indent=start,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _cell(value: Any, column: Column | None = None) -> str:

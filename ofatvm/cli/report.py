@@ -167,7 +167,7 @@ def _page(workspace: Path, out: Path | None) -> Result:
         "measurements": sum(row.holding.count for row in report.held),
     }
     facts = {**data, "searches": len(searches) or "none has finished yet"}
-    return Result(data, lambda width: pairs(facts))
+    return Result(data, lambda width: pairs(facts, width))
 
 
 def describe(report: CostReport, width: int | None) -> str:

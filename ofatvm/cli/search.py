@@ -153,7 +153,8 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         **next_steps(data["bundle"], data["ir"]),
     }
     known = {name: value for name, value in facts.items() if value is not None}
-    return f"{table(rows, (MARK, accuracy, latency, *spread, *COLUMNS), width)}\n\n{pairs(known)}"
+    front = table(rows, (MARK, accuracy, latency, *spread, *COLUMNS), width)
+    return f"{front}\n\n{pairs(known, width)}"
 
 
 def _model_text(data: dict[str, Any]) -> str:

@@ -131,7 +131,8 @@ def describe(data: dict[str, Any], width: int | None) -> str:
                 "measurements": total,
                 "searches": len(data["searches"]) or "none",
                 "bundles": len(data["bundles"]) or "none",
-            }
+            },
+            width,
         )
     ]
     for name, columns in (

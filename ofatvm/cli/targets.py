@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def show(target: Target) -> Result:
         **{f"filled in {number}": text for number, text in enumerate(target.filled, 1)},
         "notes": target.notes or None,
     }
-    return Result({"target": data}, lambda width: wrapped(facts, width))
+    return Result({"target": data}, lambda width: pairs(facts, width))
 
 
 def check(names: Sequence[str]) -> Result:
@@ -123,27 +122,6 @@ def check_one(text: str) -> dict[str, Any]:
         row["vectors"] = f"{unit.registers} x {unit.lanes} floats"
         row["vector_unit"] = {"lanes": unit.lanes, "registers": unit.registers}
     return row | {"object_bytes": found.object_bytes, "result": "ok"}
-
-
-def wrapped(facts: Mapping[str, Any], width: int | None) -> str:
-    """Names and values, with long values on several lines."""
-    text = pairs(facts)
-    if not width:
-        return text
-    indent = " " * (max(map(len, facts)) + 2)
-    lines = text.splitlines()
-    return "\n".join(
-        textwrap.fill(
-            line,
-            max(width, len(indent) + 20),
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        if len(line) > width
-        else line
-        for line in lines
-    )
 
 
 def shown(value: Any) -> str:

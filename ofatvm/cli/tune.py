@@ -128,7 +128,7 @@ def command(
     }
     if summary.siblings:
         text["started from"] = "; ".join(map(str, summary.siblings))
-    return Result(data, lambda width: pairs(text))
+    return Result(data, lambda width: pairs(text, width))
 
 
 def _tune_relay(
@@ -182,7 +182,7 @@ def _tune_relay(
         "coverage": f"{covered:.1%} of the space's compute",
         "records": f"{records} in {folder}",
     }
-    return Result(data, lambda width: pairs(text))
+    return Result(data, lambda width: pairs(text, width))
 
 
 def default_resolutions(space: ArchSpace) -> tuple[int, ...]:

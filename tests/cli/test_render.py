@@ -56,6 +56,26 @@ def test_a_narrow_table_puts_wide_columns_below_uncut() -> None:
     assert all(len(line) <= 60 for line in (lines[0], lines[1], lines[3]))
 
 
+def test_a_narrow_table_keeps_what_its_rows_are_about() -> None:
+    columns = [Column("name", "target", left=True), Column("a", "a"), Column("what", "", left=True)]
+    rows = [{"name": "x" * 25, "a": "1" * 9, "what": "some words " * 9}]
+    lines = table(rows, columns, 50).splitlines()
+    assert lines[0].split() == ["target", "a"]
+    assert lines[1].startswith("x" * 25)
+    assert " ".join(" ".join(lines[2:]).split()) == ("some words " * 9).strip()
+    assert len(lines) > 3
+    assert all(len(line) <= 50 for line in lines)
+
+
+def test_long_values_fold_and_commands_stay_whole() -> None:
+    text = render.pairs({"model": "a few words " * 9, "next": "ofatvm verify " + "p " * 40}, 40)
+    *folded, command = text.splitlines()
+    assert len(folded) > 2
+    assert all(len(line) <= 40 for line in folded)
+    assert all(line.startswith(" " * 7) for line in folded[1:])
+    assert command.startswith("next   ofatvm verify p p")
+
+
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in table([{"arch": "a\x1b[2J\nb", "ms": 1.0}], COLUMNS)
     assert render.one_line("a\n b\x07\udcff") == "a b  "
