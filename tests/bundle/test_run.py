@@ -155,7 +155,7 @@ def numbers(mode: str) -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("none.png", None, "error: cannot read the image"),
+        ("none.png", None, "none.png: No such file or directory\n"),
         ("text.png", b"hello", "is not an image that Pillow reads"),
         ("empty.png", b"", "is not an image that Pillow reads"),
         ("program.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),

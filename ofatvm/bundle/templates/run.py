@@ -171,7 +171,7 @@ def load_image(path: Path, steps: dict[str, Any], np: Any, image_module: Any) ->
     except UnidentifiedImageError:
         fail(f"{path} is not an image that Pillow reads", 2)
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        fail(f"cannot read the image {path}: {error}", 2)
+        fail(f"cannot read the image {path}: {getattr(error, 'strerror', None) or error}", 2)
     crop = steps["crop"]
     method = getattr(image_module.Resampling, steps["interpolation"].upper())
     if steps.get("native"):
