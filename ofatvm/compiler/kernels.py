@@ -14,11 +14,11 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import astuple, dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from ofatvm.compiler import lower, program
+from ofatvm.compiler.digest import code_digest
 from ofatvm.compiler.link import link
 from ofatvm.compiler.memory import FLOAT_BYTES, aligned
 from ofatvm.compiler.plan import Workload
@@ -163,15 +163,8 @@ def kernel_digest(workload: Workload, config: ScheduleConfig, target: Target) ->
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-_CODE = ("primfunc", "schedule", "lower", "llvm", "program", "memory", "kernels", "link")
-
-
-@cache
 def _code_digest() -> str:
-    """Digest of what turns workloads into machine code: TVM's version and our own sources."""
-    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in _CODE]
-    version = metadata.version("apache-tvm").encode()
-    return hashlib.sha256(b"".join([version, *sources])).hexdigest()
+    return code_digest("relax", metadata.version("apache-tvm"))
 
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target, *, linked: bool = True) -> None:

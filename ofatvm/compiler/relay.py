@@ -13,12 +13,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 
+from ofatvm.compiler.digest import code_digest
 from ofatvm.compiler.link import Tool, check_linked, find_linker, linked_triple
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.compiler.program import Step
@@ -45,14 +45,6 @@ from ofatvm.target import Target
 LARGE_IMAGES = 64
 """Pixels a side from which on a block of channels has two vectors; see docs/decisions.md."""
 _JOBS = 8
-_CODE = (
-    "compiler/relay_graph",
-    "relay/blocks",
-    "relay/build",
-    "relay/dispatch",
-    "relay/expr",
-    "relay/objects",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,15 +297,6 @@ def _kernel_digest(workload: Workload, config: Config, target: Target, blocking:
         config,
         target.fingerprint,
         [blocking.lanes, blocking.most],
-        _code_digest(),
+        code_digest("relay", json.dumps(relay_versions(), sort_keys=True)),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-@cache
-def _code_digest() -> str:
-    """Digest of what turns workloads into machine code: versions there, and our own sources."""
-    home = Path(__file__).parents[1]
-    sources = [(home / f"{name}.py").read_bytes() for name in _CODE]
-    versions = json.dumps(relay_versions(), sort_keys=True).encode()
-    return hashlib.sha256(b"".join([versions, *sources])).hexdigest()

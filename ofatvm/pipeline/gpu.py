@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from ofatvm.arch import Arch
 from ofatvm.compiler import gpu
+from ofatvm.compiler.digest import code_digest
 from ofatvm.compiler.gpu_lower import argument_shapes
 from ofatvm.compiler.relax import Program
 from ofatvm.device.base import Device
@@ -21,9 +21,6 @@ from ofatvm.pipeline.references import HOLDS_AFTER, begin_anew, hold
 from ofatvm.pipeline.setup import Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
-
-# What turns workloads into a GPU's code, beside TVM.
-_CODE = ("primfunc", "lower", "gpu", "gpu_lower", "gpu_nvcc", "gpu_schedule", "gpu_space")
 
 
 def gpu_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Program]:
@@ -129,12 +126,5 @@ def _words(traces: Mapping[str, str]) -> list[str]:
 
 
 def _digest(*parts: str) -> str:
-    text = "\n".join([_code_digest(), *parts])
+    text = "\n".join([code_digest("gpu", metadata.version("apache-tvm")), *parts])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@cache
-def _code_digest() -> str:
-    home = Path(gpu.__file__)
-    sources = [home.with_name(f"{name}.py").read_bytes() for name in _CODE]
-    return hashlib.sha256(b"".join([metadata.version("apache-tvm").encode(), *sources])).hexdigest()
