@@ -29,7 +29,10 @@ class PositiveNumber(click.ParamType[float]):
     name = "number"
 
     def __init__(self, unit: str, upper: float, *, suffixes: dict[str, float] | None = None):
-        """`suffixes` are letters after the number and what they multiply it by."""
+        """`suffixes` are letters after the number and what they multiply it by.
+
+        A number that has no unit has an empty one.
+        """
         self.unit = unit
         self.upper = upper
         self.suffixes = suffixes or {}
@@ -42,13 +45,14 @@ class PositiveNumber(click.ParamType[float]):
             text, factor = text[:-1], self.suffixes[text[-1]]
         if not NUMBER.fullmatch(text):
             raise BudgetError(
-                f"{_label(param)} must be a number of {self.unit}, got {shorten(value, 40)!r}"
+                f"{_label(param)} must be a number{self.unit and ' of '}{self.unit}, "
+                f"got {shorten(value, 40)!r}"
             )
         number = float(text) * factor
         if not 0 < number <= self.upper:
+            most = f"{self.upper:g} {self.unit}".rstrip()
             raise BudgetError(
-                f"{_label(param)} must be above 0 and at most {self.upper:g} {self.unit}, "
-                f"got {shorten(value, 40)}"
+                f"{_label(param)} must be above 0 and at most {most}, got {shorten(value, 40)}"
             )
         return number
 

@@ -32,7 +32,7 @@ processes train together under torchrun: torchrun --nproc-per-node 2 -m ofatvm t
 @click.option("--batch", type=WholeNumber(2, 65_536), default=64, show_default=True)
 @click.option(
     "--learning-rate",
-    type=PositiveNumber("steps", 100.0),
+    type=PositiveNumber("", 100.0),
     default=0.1,
     show_default=True,
     help="The highest.",
@@ -96,7 +96,7 @@ def command(
     from ofatvm.data import load_dataset, load_images
     from ofatvm.pipeline.table import fewest_subnets
     from ofatvm.pipeline.train import Leaving, check_out, train_supernet
-    from ofatvm.spaces import find_space, space_for
+    from ofatvm.spaces import base_space, find_space, space_for
     from ofatvm.supernet.card import model_text
     from ofatvm.supernet.recipe import RECIPES, RunConfig
 
@@ -132,6 +132,13 @@ def command(
         size=size,
     )
     space = space_for(base, classes=len(dataset.classes), in_channels=dataset.channels)
+    if base_space(base).name != base.name != space.name:
+        colour = {1: "grey", 3: "RGB"}
+        raise UsageError(
+            f"{base.code} is for {base.classes} classes of {colour[base.in_channels]} pictures, "
+            f"{data} has {len(dataset.classes)} of {colour[dataset.channels]} ones",
+            hint=f"give --space {base_space(base).code}, which takes those of the pictures",
+        )
     test = dataset.test
     if test_path is not None:
         if test is None and Path(test_path).resolve() == Path(data).resolve():

@@ -59,7 +59,8 @@ def train_batches(
     if augment.shift >= images.native:
         raise DatasetError(
             f"a shift of up to {augment.shift} pixels would move images of {images.native} pixels "
-            "out of sight"
+            "out of sight",
+            hint="give a smaller --shift",
         )
     order = np.random.default_rng([seed, epoch]).permutation(len(images))
     first, parts = part

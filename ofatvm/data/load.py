@@ -218,6 +218,10 @@ def measured(parts: Parts[Kind], channels: int, ready: Callable[[Kind], Images])
     train, val = ready(parts.train), ready(parts.val)
     test = None if parts.test is None else ready(parts.test)
     mean, std = statistics(train, channels)
+    if min(std) == 1.0:  # what stands for none; no real one of numbers from 0 to 1 is above a half
+        raise DatasetError(
+            f"all images of {parts.path} are of one colour: there is nothing to learn from them"
+        )
     return Dataset(parts.name, train, val, test, parts.classes, channels, mean, std, parts.digest)
 
 

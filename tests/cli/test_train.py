@@ -126,6 +126,8 @@ def test_it_leaves_a_folder_that_needs_the_pictures_no_more(
         (["--learning-rate", "nan"], 2, "--learning-rate must be a number"),
         (["--label-smoothing", 1], 2, "from 0 to below 1, got '1'"),
         (["--recipe", "progressive", "--epochs", 5], 2, "at least 6 epochs, got 5"),
+        (["--learning-rate", 0], 2, "--learning-rate must be above 0 and at most 100, got 0"),
+        (["--space", "toy.c5x1"], 2, "toy.c5x1 is for 5 classes of grey pictures"),
         (["--holdout", 5000], 2, "5000"),
         (["--space", "small29"], 2, "unknown space 'small29'"),
         (["--subnets", 10], 2, "--subnets must be a whole number from 40"),

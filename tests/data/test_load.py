@@ -55,6 +55,15 @@ def test_mean_and_deviation_are_of_the_training_part(tmp_path: Path) -> None:
     assert dataset.std == (round(float(values.std()), 4),)
 
 
+def test_images_of_one_colour_are_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "x.npz", images=np.full((30, 6, 6, 3), 9, np.uint8))
+    with pytest.raises(DatasetError, match=r"all images of .*x\.npz are of one colour"):
+        load_dataset(path, size=6)
+    striped = np.full((30, 6, 6, 3), 9, np.uint8)
+    striped[..., ::2, 1] = 0
+    assert load_dataset(write_npz(path, images=striped), size=6).std[0] == 1.0
+
+
 def test_a_folder_of_archives_has_its_own_parts(tmp_path: Path) -> None:
     write_npz(tmp_path / "train.npz")
     write_npz(tmp_path / "val.npz", images=noise(6, 6, 6), labels=np.array([0, 1, 2] * 2))
