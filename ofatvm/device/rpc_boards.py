@@ -21,7 +21,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 from ofatvm.device.rpc_address import RpcAddress, require_loopback
 from ofatvm.device.rpc_child import open_session, ping
 from ofatvm.device.rpc_session import START_S, CallError, Session
+from ofatvm.device.rpc_slot import Slot
 from ofatvm.device.rpc_tracker import boards_of, request_board
 from ofatvm.device.visit import Spec, time_kernels
 from ofatvm.errors import DeviceError
@@ -59,49 +60,6 @@ class Failed:
     text: str
 
 
-@dataclass(slots=True)
-class _Slot:
-    """A session, the board it is with, and what that board said of itself.
-
-    `since` is when the board was taken, 0 while there is none.
-    """
-
-    session: Session | None = None
-    board: str = ""
-    key: str = ""
-    described: dict[str, Any] = field(default_factory=dict)
-    since: float = 0.0
-    waiting: bool = False
-
-    def call(self, function: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
-        """See `Session.call`."""
-        assert self.session is not None
-        self.waiting = True
-        try:
-            return self.session.call(function, *arguments, limit_s=limit_s)
-        finally:
-            self.waiting = False
-
-    def drop(self) -> None:
-        """End the session and give the board back."""
-        if self.session is not None:
-            self.session.kill()
-            self.session, self.since = None, 0.0
-
-
-def _join(slot: _Slot, thread: threading.Thread) -> None:
-    """Wait for a thread that was told to stop; a call that it waits for is broken off."""
-    broken = False
-    while thread.is_alive():
-        thread.join(LOOK_S)
-        session = slot.session
-        if slot.waiting and session is not None:
-            session.interrupt()
-            broken = True
-    if broken:
-        slot.drop()
-
-
 class BoardPool:
     """All boards of one key; a context manager. See the module's text."""
 
@@ -128,7 +86,7 @@ class BoardPool:
         self.allow_network = allow_network
         self.on_event = on_event
         self.losses = 0
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._proved: set[str] = set()
         self._warned: set[str] = set()
         self._alive_at = 0.0
@@ -186,7 +144,7 @@ class BoardPool:
         finally:
             self._stop.set()
             for slot, thread in zip(slots, threads, strict=True):
-                _join(slot, thread)
+                slot.join(thread)
 
     def _begin(self, jobs: Sequence[Job]) -> None:
         """Empty queues, and as many slots as there are boards."""
@@ -197,7 +155,7 @@ class BoardPool:
                 raise
             boards = len(self._slots)  # it may come back in time
         while len(self._slots) < boards:
-            self._slots.append(_Slot())
+            self._slots.append(Slot())
         self._stop.clear()
         self._fatal, self._lost, self._broke = None, {}, {}
         self._pending, self._results = queue.SimpleQueue(), queue.SimpleQueue()
@@ -220,7 +178,7 @@ class BoardPool:
                     hint="see `ofatvm devices list`; the same command goes on when one is back",
                 )
 
-    def _work(self, slot: _Slot) -> None:
+    def _work(self, slot: Slot) -> None:
         """Take jobs until told to stop; runs in the slot's own thread."""
         try:
             while not self._stop.is_set():
@@ -233,7 +191,7 @@ class BoardPool:
         except BaseException as error:  # handed on to the thread that called `run`
             self._fatal = error
 
-    def _take_job(self, slot: _Slot) -> None:
+    def _take_job(self, slot: Slot) -> None:
         try:
             number, (function, arguments) = self._pending.get_nowait()
         except queue.Empty:
@@ -262,7 +220,7 @@ class BoardPool:
             )
         self._pending.put((number, job))
 
-    def _fault(self, slot: _Slot, number: int, error: CallError) -> str:
+    def _fault(self, slot: Slot, number: int, error: CallError) -> str:
         """What a job did wrong, or nothing if its failure is not known to be its own fault.
 
         The slot may have lost its board after this.
@@ -291,7 +249,7 @@ class BoardPool:
         own = OWN_ENDS if error.trouble == "timeout" else ("hung", "expired")
         return error.text if end in own else ""
 
-    def _back(self, slot: _Slot, board: str) -> bool:
+    def _back(self, slot: Slot, board: str) -> bool:
         """Take the board anew, or, where it is not offered soon, another; whether one was found."""
         started = time.monotonic()
         # A plain TVM server holds on to a hung session until the session's time is over.
@@ -305,7 +263,7 @@ class BoardPool:
             if self._stop.wait(PAUSE_S) or time.monotonic() > until:
                 return False
 
-    def _usable(self, slot: _Slot) -> bool:
+    def _usable(self, slot: Slot) -> bool:
         """Whether the slot has a session with time left for a call, or now has a new one."""
         if slot.since and time.monotonic() - slot.since < self.timeout_s / 4:
             return True
@@ -313,7 +271,7 @@ class BoardPool:
             slot.drop()
         return self._connect(slot, self._alive_at + self.timeout_s)
 
-    def _connect(self, slot: _Slot, until: float) -> bool:
+    def _connect(self, slot: Slot, until: float) -> bool:
         """Take a board that is free, at the latest `until`, and see that it is well."""
         try:
             if slot.session is None:
@@ -348,14 +306,14 @@ class BoardPool:
         """Whether a free board is not wanted any more."""
         return self._stop.is_set()
 
-    def _check(self, slot: _Slot, left_s: float = float("inf")) -> None:
+    def _check(self, slot: Slot, left_s: float = float("inf")) -> None:
         """Run the calibration kernels; CallError if they do not run."""
         limit_s = max(0.5, min(self.timeout_s / 2, left_s))
         # Not earlier: a bench has its calibration kernel only once it is built.
         function, arguments = self.check or (time_kernels, ([], self.calibration, 1.0))
         slot.call(function, *arguments, limit_s=limit_s)
 
-    def _note(self, slot: _Slot, trouble: CallError) -> None:
+    def _note(self, slot: Slot, trouble: CallError) -> None:
         """Give a board up that is not well; one that never was, and says why, ends the run."""
         slot.drop()
         self._trouble = f"{slot.board}: {trouble.text}"
@@ -365,7 +323,7 @@ class BoardPool:
                 hint=f"see `ofatvm devices check {self.address}`; is --target the board's?",
             )
 
-    def _compare(self, slot: _Slot) -> None:
+    def _compare(self, slot: Slot) -> None:
         """Versions and threads must be those of this side; DeviceError if not."""
         for text, hint in differences(slot.described, self.threads):
             slot.drop()
