@@ -56,8 +56,13 @@ class RelayError(Exception):
 class RelayDiedError(RelayError):
     """The process of the Relay environment died; whose fault that is is open.
 
-    A pool raises it where a job's process died twice.
+    A pool raises it where a job's process died twice. `killed`: by SIGKILL, as where memory ends.
     """
+
+    def __init__(self, message: str, *, killed: bool = False) -> None:
+        """Keep apart what may have come from outside."""
+        super().__init__(message)
+        self.killed = killed
 
 
 def relay_python() -> Path:
@@ -220,11 +225,13 @@ class RelayProcess:
             kind, value = connection.recv()
         except (EOFError, OSError) as error:
             said = self._last_message()
-            signalled = self._signal()
+            code = self._exit_code()
             self.end()
             if isinstance(error, TimeoutError):
                 raise
-            raise RelayDiedError(f"the process died{signalled}{said}") from None
+            signalled = f" of {signal.strsignal(-code) or -code}" if code < 0 else ""
+            killed = code == -signal.SIGKILL
+            raise RelayDiedError(f"the process died{signalled}{said}", killed=killed) from None
         except KeyboardInterrupt:
             self.end()
             raise
@@ -250,18 +257,19 @@ class RelayProcess:
             self._ask(begin, (self.initialise, self.threads), START_S)
         except (RelayError, TimeoutError) as error:
             self.end()
+            if isinstance(error, RelayDiedError) and error.killed:
+                raise
             raise MissingInputError(
                 f"the process of TVM 0.19 does not start: {error}", hint="see `ofatvm doctor`"
             ) from None
 
-    def _signal(self) -> str:
-        """Which signal ended the process, if one did."""
+    def _exit_code(self) -> int:
+        """That of the process, negative for a signal; 0 if it is not known."""
         process = self._process  # another thread may end it
         try:
-            code = 0 if process is None else process.wait(timeout=1.0)
+            return 0 if process is None else process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
-            return ""
-        return f" of {signal.strsignal(-code) or -code}" if code < 0 else ""
+            return 0
 
     def _last_message(self) -> str:
         if self._messages is None:

@@ -253,6 +253,17 @@ def test_a_job_whose_process_is_killed_is_done_again(tmp_path: Path) -> None:
         assert compiled([pool.submit(float, "1")]) == [1.0]
 
 
+def test_a_process_that_is_killed_while_it_starts_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    boot = DIE_ONCE.format(mark=str(mark)) + relay_env._BOOT
+    monkeypatch.setattr(relay_env, "_BOOT", boot)
+    with RelayPool(1) as pool:
+        assert compiled([pool.submit(float, "1")]) == [1.0]
+    assert mark.exists()
+
+
 def test_jobs_of_a_pool_run_side_by_side() -> None:
     with RelayPool(2) as pool:
         jobs = [pool.submit(float, str(number)) for number in range(6)]
