@@ -8,11 +8,13 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker, kill_child_processes
 
 from ofatvm.device.children import LOST, KilledError
+from ofatvm.errors import OfatvmError
 from ofatvm.executor import end_threads
 from ofatvm.signals import block_interrupts
 
@@ -45,17 +47,39 @@ class ChildPool(PopenPoolExecutor):
             worker = _Child(*options, self._stdout, self._stderr)
             self._worker_map[threading.get_ident()] = worker
         with contextlib.suppress(TimeoutError, *LOST):
-            worker.send(fn, args, kwargs, self._timeout)
-            return worker.recv()
+            return self._asked(worker, fn, args, kwargs)
         if self._closing:
             raise ChildProcessError("the pool is closed")
         worker.kill()
-        worker.send(fn, args, kwargs, self._timeout)
-        return worker.recv()
+        return self._asked(worker, fn, args, kwargs)
+
+    def _asked(self, worker: PopenWorker, *job: Any) -> Any:
+        worker.send(_answer, job, timeout=self._timeout)
+        answer = worker.recv()
+        if isinstance(answer, _Raised):
+            raise answer.kind(answer.message, hint=answer.hint)
+        return answer
 
     def _end_processes(self) -> None:
         for worker in list(self._worker_map.values()):
             _end(worker._proc)
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An error of ours: TVM's processes hand on no hint, and the text of the whole trace."""
+
+    kind: type[OfatvmError]
+    message: str
+    hint: str
+
+
+def _answer(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What a job gives; runs in a process of the pool."""
+    try:
+        return function(*args, **kwargs)
+    except OfatvmError as error:
+        return _Raised(type(error), error.message, error.hint)
 
 
 class _Child(PopenWorker):

@@ -76,9 +76,9 @@ def outcome(job: Any, what: str, *, apart: bool = False) -> tuple[Any, str]:
         if apart:
             raise DeviceError(f"{what}: the worker died, twice", hint=HINT) from None
         return None, f"{what}: {DIED}"
-    except OfatvmError as error:
+    except OfatvmError:
         # No linker: not the candidate's fault, and true of all others.
-        raise type(error)(last_line(error).partition(": ")[2]) from None
+        raise
     except OSError as error:
         raise CompileError(f"{what}: {last_line(error)}", hint="is the disk full?") from None
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:

@@ -41,10 +41,18 @@ def test_a_candidates_fault_is_one_line(error: Exception, said: str) -> None:
     assert outcome(failed(error), "run") == (None, said)
 
 
+def lacks_a_linker() -> None:
+    raise MissingInputError("no ld found", hint="install one")
+
+
 def test_what_is_no_candidates_fault_is_raised() -> None:
-    missing = MissingInputError(f"{TRACE}ofatvm.errors.MissingInputError: no ld found")
-    with pytest.raises(MissingInputError, match=r"^no ld found$"):
-        outcome(failed(missing), "build")
+    pool = child_pool(set_threads, 1, timeout_s=60.0)
+    try:
+        with pytest.raises(MissingInputError, match=r"^no ld found$") as lacks:
+            outcome(pool.submit(lacks_a_linker), "build")
+        assert lacks.value.hint == "install one"
+    finally:
+        pool.shutdown()
     with pytest.raises(CompileError, match="No space left") as caught:
         outcome(failed(OSError(28, "No space left on device")), "build")
     assert caught.value.hint

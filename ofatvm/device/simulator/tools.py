@@ -61,7 +61,7 @@ class ToolError(DeviceError):
     """A tool of the simulation is broken, was killed or had no room: nothing a candidate did."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        """A process hands an error on without its hint: this one always has one."""
+        """There is always a way on."""
         way = "is it damaged, memory short or the disk full? Mended, the same command continues"
         super().__init__(message, hint=hint or way)
 
