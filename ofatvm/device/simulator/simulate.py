@@ -144,9 +144,10 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QEMU_")}
     try:
         done = start(
-            [tools.qemu, "-cpu", tools.widest_cpu, "-plugin", plugin, program],
+            [tools.qemu.absolute(), "-cpu", tools.widest_cpu, "-plugin", plugin, program],
             "qemu",
             environment,
+            within=program.parent,  # a guest that crashes leaves a core file where qemu started
             timeout_s=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:

@@ -25,7 +25,7 @@ from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
-from ofatvm.files import scratch
+from ofatvm.files import replace_file, scratch
 from ofatvm.paths import cache_dir
 
 # What zig calls the machines of `elf.MACHINES`.
@@ -251,7 +251,8 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
     text = "\n".join([source, *compiler[1:]])
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = cache_dir / f"{name}-{digest}{suffix}"
-    if path.is_file():
+    known = path.with_suffix(".sha256")
+    if path.is_file() and known.is_file() and known.read_bytes() == _digest(path):
         return path
     cache_dir.mkdir(parents=True, exist_ok=True)
     with scratch("making", cache_dir) as room:
@@ -261,5 +262,11 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
             run(words, f"compiling {name}.c", within=room)  # zig does not read every path
         except CompileError as error:
             raise ToolError(error.message) from None
-        os.replace(room / f"built{suffix}", path)
+        built = room / f"built{suffix}"
+        replace_file(known, _digest(built))
+        os.replace(built, path)
     return path
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).hexdigest().encode()

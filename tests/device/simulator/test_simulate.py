@@ -16,6 +16,7 @@ from ofatvm.compiler.kernels import build_object
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.schedule import ScheduleConfig
+from ofatvm.device.simulator import simulate as simulator
 from ofatvm.device.simulator import tools
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.jobs import CANDIDATE, Simulations, simulate_candidate
@@ -260,3 +261,14 @@ def test_other_machines(folder: Path, triple: str, cpu: str, options: dict[str, 
     config = ScheduleConfig(rows=1, columns=2, groups=1, lanes=4)
     [cost] = costs_of(target, config, folder)
     assert cost.cycles > POINTWISE.macs / 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage"])
+def test_what_was_compiled_for_a_simulation_and_damaged_is_compiled_again(
+    tmp_path: Path, damage: bytes
+) -> None:
+    costs = costs_of(A72, GOOD, tmp_path)
+    for path in (*tmp_path.glob("plugin-*.so"), *tmp_path.glob("guest-*.o")):
+        path.write_bytes(damage)
+    simulator._prepared.cache_clear()
+    assert costs_of(A72, GOOD, tmp_path) == costs
