@@ -43,12 +43,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table's column: the rows' key, the heading, and how a value is written."""
+    """A table's column: the rows' key, the heading, and how a value is written.
+
+    What `keep` says leaves a table that is too wide after all others.
+    """
 
     key: str
     title: str
     show: Callable[[Any], str] = field(default=str)
     left: bool = False
+    keep: bool = False
 
 
 def table(
@@ -68,7 +72,9 @@ def table(
     inside = list(range(len(columns)))
     while width and len(inside) > 1 and sum(widths[i] + 2 for i in inside) - 2 > width:
         stays = inside[:1] == [0] and widths[0] <= width / 2
-        inside.remove(max(inside[1:] if stays else inside, key=lambda i: widths[i]))
+        others = inside[1:] if stays else inside
+        leaving = [i for i in others if not columns[i].keep] or others
+        inside.remove(max(leaving, key=lambda i: widths[i]))
 
     def line(values: Sequence[str]) -> str:
         parts = [

@@ -134,10 +134,10 @@ def _text(data: dict[str, Any], width: int | None) -> str:
         for point in data["front"]
     ]
     pick = data["pick"]
-    accuracy = Column("accuracy", f"top-1 % {pick['accuracy_kind']}", lambda value: f"{value:.2f}")
+    accuracy = Column("accuracy", f"top-1 % {pick['accuracy_kind']}", "{:.2f}".format, keep=True)
     # What is simulated has no spread.
     spread = SPREAD if pick["latency_kind"] == "measured" else ()
-    latency = Column("latency", f"ms {pick['latency_kind']}", lambda value: f"{value:.4g}")
+    latency = Column("latency", f"ms {pick['latency_kind']}", "{:.4g}".format, keep=True)
     count = pick["accuracy_images"]
     images = "" if count is None else f" on {count} held-out images"
     facts = {
@@ -165,4 +165,5 @@ def _model_text(data: dict[str, Any]) -> str:
     forecast = data["forecast"]
     if forecast is None:
         return text
-    return f"{text}; {forecast['mape_percent']:.1f} % in {forecast['n']} forecasts"
+    count = f"{forecast['n']} forecast{'' if forecast['n'] == 1 else 's'}"
+    return f"{text}; {forecast['mape_percent']:.1f} % in {count}"

@@ -67,6 +67,13 @@ def test_a_narrow_table_keeps_what_its_rows_are_about() -> None:
     assert all(len(line) <= 50 for line in lines)
 
 
+def test_a_column_that_is_to_be_kept_leaves_last() -> None:
+    columns = [Column("n", "n"), Column("top1", "a long heading", keep=True), Column("p90", "p90")]
+    lines = table([{"n": 1, "top1": 2, "p90": "3" * 10}], columns, 20).splitlines()
+    assert lines[0].split() == ["n", "a", "long", "heading"]
+    assert lines[2] == f"    p90: {'3' * 10}"
+
+
 def test_long_values_fold_and_commands_stay_whole() -> None:
     text = render.pairs({"model": "a few words " * 9, "next": "ofatvm verify " + "p " * 40}, 40)
     *folded, command = text.splitlines()
