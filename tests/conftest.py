@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ofatvm.supernet.folder import SupernetFolder
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# pytest-xdist gives its processes a width; here nothing is printed on a terminal.
+os.environ.pop("COLUMNS", None)
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENET_ROWS = ROOT.parent / "shared" / "data" / "imagenet_top1_ofa_mbv3_w1.0_r224.csv"

@@ -61,6 +61,6 @@ def test_measured_once_and_shown_in_every_form(
     lines = text.out.splitlines()
     assert lines[0].split()[:2] == ["ms", "kind"]
     assert " measured " in lines[1]
-    assert f"{row['latency_ms']:.3f}" in lines[1]
+    assert f"{row['latency_ms']:.4g}" in lines[1]
     assert all(len(line) <= 60 for line in lines)
     assert any(line.strip().endswith(arch) for line in lines)

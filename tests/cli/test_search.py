@@ -112,7 +112,7 @@ def test_the_answer_in_json_and_in_text(
     assert text.code == 0, text.err
     lines, words = text.out.splitlines(), " ".join(text.out.split())
     pick = data["pick"]
-    assert f"{pick['latency_ms']:.3f} ms, simulated, 2 threads" in words
+    assert f"{pick['latency_ms']:.4g} ms, simulated, 2 threads" in words
     assert f"{pick['accuracy_percent']:.2f} % top-1, predicted" in words
     assert f"ofatvm verify {tmp_path / 'mine'}" in text.out
     assert f"python {tmp_path / 'mine'}/run.py {tmp_path / 'mine'}/sample/image.png" in text.out
