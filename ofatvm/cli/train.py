@@ -185,7 +185,7 @@ def command(
     facts["next"] = f"ofatvm search --target host --supernet {shlex.quote(str(there))}"
     return Result(
         {"supernet": str(out), "space": space.name, "figures": dict(figures)},
-        lambda width: pairs(facts),
+        lambda width: pairs(facts, width),
     )
 
 

@@ -50,6 +50,6 @@ def command(run: Run, bundle: Path, no_run: bool, threads: int | None, timeout: 
         verdict = "verified" if report.ran else "sound, as far as it goes without running it"
         if report.emulator:
             verdict = f"verified under {report.emulator}"
-        return "\n\n".join([pairs(facts), table(data["checks"], COLUMNS, width), verdict])
+        return "\n\n".join([pairs(facts, width), table(data["checks"], COLUMNS, width), verdict])
 
     return Result(data, lambda width: text(report, width))

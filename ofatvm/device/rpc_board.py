@@ -43,6 +43,7 @@ MOST_CALLERS = 64
 HANDSHAKE_S = 2.0
 TICK_S = 0.2
 TRACKER_S = 1.0
+EVERY_ADDRESS = ("0.0.0.0", "::")
 RETRY_S = 1.0
 MISSED_S = 5.0
 PING_S = 2.0
@@ -586,9 +587,12 @@ def is_loopback(host: str) -> bool:
 def bind_for(tracker: tuple[str, int]) -> str:
     """The address to listen on that a tracker's clients come to: this machine's, seen from there.
 
-    It is loopback for a tracker on loopback, and every address where the way there is unknown.
+    It is loopback for a tracker on loopback, and every address for one here that listens at every
+    address, and where the way there is unknown.
     """
     host, port = tracker
+    if host in EVERY_ADDRESS:
+        return host
     if is_loopback(host):
         return "::1" if ":" in host else "127.0.0.1"
     with contextlib.suppress(OSError, UnicodeError):

@@ -15,7 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ofatvm.device.rpc_board import TRACKER_MAGIC, die_with_parent, prepare_runtime, receive
+from ofatvm.device.rpc_board import (
+    TRACKER_MAGIC,
+    die_with_parent,
+    is_loopback,
+    prepare_runtime,
+    receive,
+)
 from ofatvm.errors import DeviceError
 
 REQUEST, SUMMARY = 4, 6
@@ -65,9 +71,18 @@ def request_board(
         answer = _answer(connection)
     try:
         _, (host, port, match_key) = answer
-        return str(host), int(port), str(match_key)
+        found = str(host), int(port), str(match_key)
     except (TypeError, ValueError, OverflowError):
         raise _no_tracker(tracker, "it answers nonsense") from None
+    return (reached_by(found[0], tracker[0]), *found[1:])
+
+
+def reached_by(board: str, tracker: str) -> str:
+    """The host of a board as its tracker's clients reach it.
+
+    A tracker that runs on the board itself sees it on its own loopback.
+    """
+    return tracker if is_loopback(board) and not is_loopback(tracker) else board
 
 
 @contextlib.contextmanager

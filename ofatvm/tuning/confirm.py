@@ -51,6 +51,12 @@ class Clock:
         self._trials = 0
         self._workloads: set[str] = set()
 
+    def await_closing(self, defaults: Sequence[tuple[Workload, C]], journal: TrialFile[C]) -> None:
+        """Count the workloads whose trials an earlier run left without a closing measurement."""
+        for workload, default in defaults:
+            if finalists(journal, workload, default):
+                self.tried(workload.key, 0)
+
     def tried(self, key: str, trials: int) -> None:
         """Count trials of this run; none, where an earlier one's await their closing."""
         self._trials += trials

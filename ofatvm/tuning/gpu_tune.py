@@ -64,6 +64,8 @@ def tune_gpu(
         ms.cost_model.XGBModel(num_warmup_samples=WARM_UP_SAMPLES), Clock(time_budget_s)
     )
     tasks = [_Task(use.workload, target, journal, trials_per_workload, seed) for use in uses]
+    defaults = [(task.workload, DEFAULT) for task in tasks]
+    search.clock.await_closing(defaults, journal)
     on_event(
         StageStarted(
             STAGE, trials_per_workload * len(tasks), f"{len(tasks)} workloads of {target.name}"
@@ -81,7 +83,6 @@ def tune_gpu(
                 task.measure(count, search, bench, on_event)
                 done = sum(task.counted for task in tasks)
                 on_event(Progress(STAGE, done, trials_per_workload * len(tasks), task.workload.key))
-        defaults = [(task.workload, DEFAULT) for task in tasks]
         confirm(defaults, bench, journal, on_event)
     trials = sum(map(len, journal.trials.values()))
     summary = TuningSummary(

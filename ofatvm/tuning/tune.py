@@ -77,6 +77,8 @@ def tune(
     clock = Clock(time_budget_s)
     before = sum(len(trials) for trials in journal.trials.values())
     states = [_State(use.workload, unit, journal, trials_per_workload, siblings) for use in uses]
+    defaults = [(state.workload, state.space[state.default]) for state in states]
+    clock.await_closing(defaults, journal)
     used = tuple(siblings) if any(state.done < state.limit for state in states) else ()
     if used:
         on_event(Notice("info", f"{target.name} starts from {'; '.join(map(str, used))}"))
@@ -100,7 +102,6 @@ def tune(
                 on_event(Progress(STAGE, done, total, state.workload.key))
             if used and fresh and any(state.done < state.limit for state in states):
                 fresh = _refit(model, states, lessons)
-        defaults = [(state.workload, state.space[state.default]) for state in states]
         confirm(defaults, workers, journal, on_event)
     summary = TuningSummary(
         workloads=len(states),

@@ -17,6 +17,11 @@ def test_a_board_of_a_tracker_on_loopback_listens_there(tracker: str, bind: str)
     assert options.bind == bind
 
 
+@pytest.mark.parametrize("every", ["0.0.0.0", "::"])
+def test_a_board_of_a_tracker_here_for_all_listens_for_all(every: str) -> None:
+    assert bind_for((every, 9190)) == every
+
+
 def test_over_ipv6_too() -> None:
     assert bind_for(("::1", 9190)) == "::1"
 

@@ -13,7 +13,7 @@ import pytest
 
 from ofatvm.device import rpc_tracker
 from ofatvm.device.rpc_board import TRACKER_MAGIC
-from ofatvm.device.rpc_tracker import boards_of, request_board
+from ofatvm.device.rpc_tracker import boards_of, reached_by, request_board
 from ofatvm.errors import DeviceError
 from tests.rpc_boards import free_port
 
@@ -107,6 +107,22 @@ def test_boards_are_counted_by_key() -> None:
             rpc_tracker.Boards("new", 1, 0, 0),
             rpc_tracker.Boards("pi4", 2, 1, 2),
         ]
+
+
+@pytest.mark.parametrize(
+    ("board", "tracker", "reached"),
+    [
+        ("127.0.0.1", "pi.local", "pi.local"),
+        ("::1", "10.0.0.7", "10.0.0.7"),
+        ("10.0.0.8", "10.0.0.7", "10.0.0.8"),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("10.0.0.8", "localhost", "10.0.0.8"),
+    ],
+)
+def test_a_board_that_runs_its_own_tracker_is_reached_where_that_is(
+    board: str, tracker: str, reached: str
+) -> None:
+    assert reached_by(board, tracker) == reached
 
 
 def test_waiting_for_a_board_ends() -> None:
