@@ -25,17 +25,18 @@ def finals(run: SearchState, model: LatencyModel) -> tuple[Point, ...]:
     """Rebuild and measure the finalists by the full protocol; the front of what comes out."""
     archs, costs, _ = run.measured_front()
     limit = run.config.finalists
-    keep = np.unique(np.linspace(0, len(archs) - 1, min(limit, len(archs))).round().astype(int))
-    chosen = [archs[i] for i in keep]
+    chosen: list[Arch] = []
     if run.budget.latency_ms is not None and len(archs) > limit:
         # The pick is the most accurate that fits. Those nearest to the limit may miss it in the
         # end, so half of the finalists are the best with a margin.
         near = [a for a, c in zip(archs, costs, strict=True) if c[0] > MARGIN * costs[-1][0]][-2:]
         safe = [a for a, c in zip(archs, costs, strict=True) if c[0] <= MARGIN * costs[-1][0]][-2:]
-        chosen = list(dict.fromkeys([*near, *safe, *chosen]))[:limit]
+        chosen = [*near, *safe][:limit]
     elif run.budget.accuracy_alone:
         # The pick is the fastest that is accurate enough, and its accuracy is yet to be measured.
-        chosen = list(dict.fromkeys([*archs[: limit // 2], *chosen]))[:limit]
+        chosen = archs[: limit // 2]
+    rest = [arch for arch in archs if arch not in chosen]
+    chosen += _spread(rest, limit - len(chosen))
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
     if not inside:
@@ -55,6 +56,12 @@ def finals(run: SearchState, model: LatencyModel) -> tuple[Point, ...]:
     final = np.array([(p.latency_ms, -p.accuracy_percent) for p in inside])
     best = sorted(front(final), key=lambda i: final[i, 0])
     return tuple(inside[i] for i in best)
+
+
+def _spread(archs: Sequence[Arch], count: int) -> list[Arch]:
+    """So many of a front, evenly along it and with both ends."""
+    places = np.linspace(0, len(archs) - 1, min(count, len(archs))).round().astype(int)
+    return [archs[i] for i in np.unique(places)]
 
 
 def _ends(run: SearchState) -> list[Arch]:

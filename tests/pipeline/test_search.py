@@ -198,18 +198,38 @@ def test_what_is_measured_next_is_where_the_pick_will_be(
     assert all(chosen)
 
 
-def test_finalists_for_an_accuracy_alone_are_the_fastest(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, fronts = SearchState.measured_front, list[list[Arch]]()
+@pytest.fixture
+def fronts(monkeypatch: pytest.MonkeyPatch) -> list[list[Arch]]:
+    """The measured fronts as searches see them, the fastest of each first."""
+    real, seen = SearchState.measured_front, list[list[Arch]]()
 
     def measured_front(self: SearchState) -> tuple[list[Arch], np.ndarray, bool]:
         found = real(self)
-        fronts.append(found[0])
+        seen.append(found[0])
         return found
 
-    least = run().front[1].accuracy_percent
     monkeypatch.setattr(SearchState, "measured_front", measured_front)
+    return seen
+
+
+def test_finalists_under_a_latency_budget_are_of_the_whole_front(
+    run: Run, fronts: list[list[Arch]]
+) -> None:
+    config = replace(CONFIG, sample=40, per_round=12, finalists=7)
+    result = run(Budget(latency_ms=1e6), config)
+    places = sorted(fronts[-1].index(point.arch) for point in result.front)
+    count = len(fronts[-1])
+    assert count > 2 * config.finalists
+    # Four are the most accurate, three are spread over the rest.
+    assert places[0] == 0
+    assert any(count / 4 < place < 3 * count / 4 for place in places)
+    assert places[-4:] == list(range(count - 4, count))
+
+
+def test_finalists_for_an_accuracy_alone_are_the_fastest(
+    run: Run, fronts: list[list[Arch]]
+) -> None:
+    least = run().front[1].accuracy_percent
     config = replace(CONFIG, sample=40, per_round=12)
     result = run(Budget(min_accuracy=least), config, where="b")
     assert len(fronts[-1]) > 2 * CONFIG.finalists
