@@ -26,10 +26,9 @@ class TrainingState:
     """A run between two steps.
 
     `key` names what must not change over a run (space, configuration, data); `processes` is how
-    many train together, and must not change either. `tensors` hold the
-    groups `model`, `momentum`, `average` and `teacher`, each parameter name -> tensor. `step`
-    counts within the phase; `history` has one entry an epoch, `losses` one number for each step
-    since the last of them.
+    many train together, and must not change either. `tensors` hold the groups `model`, `momentum`,
+    `average` and `teacher`, each parameter name -> tensor. `step` counts within the phase;
+    `history` has one entry an epoch, `losses` one number for each step since the last of them.
     """
 
     key: str

@@ -55,3 +55,13 @@ def small() -> ArchSpace:
 @pytest.fixture(scope="session")
 def randomise_norms() -> Callable[[Supernet], Supernet]:
     return _randomise_norms
+
+
+@pytest.fixture(scope="module")
+def net(small, randomise_norms) -> Supernet:
+    return randomise_norms(Supernet(small, seed=5)).eval()
+
+
+@pytest.fixture
+def state(net) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
