@@ -1,7 +1,7 @@
 """The `ofatvm` command: finds a subcommand, runs it, and turns every failure into one line.
 
 A command is one file, `ofatvm/cli/NAME.py`, with a click command called `command`, and a line in
-`LAZY`. Its body gets a `Run` (workspace, listener for events) and returns a `Result`:
+`LAZY`. Its body gets a `Run` (workspace, listener for events, words) and returns a `Result`:
 
     @click.command("tune", help="Tune a target's kernels.")
     @click.option("--trials", type=COUNT, default=64)
@@ -76,11 +76,12 @@ FIRST_SPEAKS_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What every command body gets: its workspace, and where events go."""
+    """What every command body gets: its workspace, where events go, and the words typed."""
 
     workspace: Path
     json: bool
     on_event: Callable[[Event], None]
+    words: tuple[str, ...]
 
 
 class Workspace(click.ParamType[Path]):
@@ -153,7 +154,8 @@ def common_options(body: Callable[..., Result]) -> Callable[..., int]:
     def wrapped(*, as_json: bool, workspace: Path, quiet: bool, **options: Any) -> int:
         progress = Progressor(quiet=quiet)
         try:
-            result = body(Run(workspace, as_json, progress), **options)
+            words: tuple[str, ...] = click.get_current_context().obj
+            result = body(Run(workspace, as_json, progress, words), **options)
         finally:
             progress.close()
         print_result(result, as_json=as_json)
@@ -185,7 +187,7 @@ def _run(words: list[str], *, as_json: bool) -> int:
     try:
         refuse_empty(words)
         refuse_stray(words)
-        with group.make_context("ofatvm", words or ["--help"]) as context:
+        with group.make_context("ofatvm", words or ["--help"], obj=tuple(words)) as context:
             return int(group.invoke(context) or 0)
     except click.exceptions.Exit as caught:
         return caught.exit_code

@@ -71,6 +71,7 @@ def command(
     from ofatvm.pipeline.search_state import SearchConfig
     from ofatvm.pipeline.ship import bundle_name, check_before, ship, shipped_facts
     from ofatvm.report.outcome import keep_outcome
+    from ofatvm.report.started import unfinished
     from ofatvm.search.budget import Budget
     from ofatvm.store import Store
 
@@ -87,32 +88,33 @@ def command(
         name = bundle_name(key, source.weights)
         place = out or run.workspace / "bundles" / name
         check_destination(place, replace=True)
-        with open_device(setup, store, fresh=fresh, on_event=run.on_event) as opened:
-            found = search(
+        with unfinished(store, name, target=setup.target.name, ir=setup.ir, words=run.words):
+            with open_device(setup, store, fresh=fresh, on_event=run.on_event) as opened:
+                found = search(
+                    setup,
+                    store,
+                    opened,
+                    accuracy,
+                    budget,
+                    config,
+                    supernet=source.supernet,
+                    fresh=fresh,
+                    on_event=run.on_event,
+                )
+            bundle = ship(
                 setup,
-                store,
-                opened,
-                accuracy,
-                budget,
-                config,
+                found.pick.arch,
+                place,
+                weights=source.weights,
+                seed=seed,
                 supernet=source.supernet,
-                fresh=fresh,
+                measurement=found.pick.measurement,
+                accuracy_percent=found.pick.accuracy_percent,
                 on_event=run.on_event,
             )
-        bundle = ship(
-            setup,
-            found.pick.arch,
-            place,
-            weights=source.weights,
-            seed=seed,
-            supernet=source.supernet,
-            measurement=found.pick.measurement,
-            accuracy_percent=found.pick.accuracy_percent,
-            on_event=run.on_event,
-        )
-        facts = shipped_facts(bundle)
-        outcome = outcome_of(setup, budget, accuracy, found, bundle, facts, seed=seed)
-        keep_outcome(store, name, outcome)
+            facts = shipped_facts(bundle)
+            outcome = outcome_of(setup, budget, accuracy, found, bundle, facts, seed=seed)
+            keep_outcome(store, name, outcome)
     data = outcome.summary()
     return Result(data, lambda width: _text(data, width))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,6 @@ def survey(workspace: Path) -> dict[str, Any]:
             searches = [_search(store, run) for run in runs if run.startswith(SEARCH)]
     shipped = [Path(row["bundle"]) for row in searches if row["bundle"]]
     bundles = _bundles([*_folders(workspace), *shipped])
-    where = "" if workspace == Path(".ofatvm") else f" --workspace {shlex.quote(str(workspace))}"
-    search = f"ofatvm search --target host{where}"
     return {
         "workspace": str(workspace),
         "exists": workspace.is_dir(),
@@ -73,15 +72,40 @@ def survey(workspace: Path) -> dict[str, Any]:
         "runs": runs,
         "searches": searches,
         "bundles": bundles,
-        "next": f"ofatvm verify {shlex.quote(bundles[-1]['path'])}" if bundles else search,
+        "next": _next(workspace, searches, bundles),
     }
+
+
+def _next(
+    workspace: Path, searches: Sequence[dict[str, Any]], bundles: Sequence[dict[str, Any]]
+) -> str:
+    """The command that goes on with what was done last: a search without an answer, or a bundle."""
+    from ofatvm.bundle.manifest import FILE_NAME
+
+    begun = [row for row in searches if row["command"] is not None]
+    last = max(begun, key=lambda row: str(row["started"]), default=None)
+    if bundles:
+        newest = Path(bundles[-1]["path"])
+        shipped = datetime.fromtimestamp((newest / FILE_NAME).stat().st_mtime, UTC)
+        if last is None or str(last["started"]) < shipped.isoformat():
+            return f"ofatvm verify {shlex.quote(str(newest))}"
+    if last is not None:
+        return str(last["command"])
+    where = "" if workspace == Path(".ofatvm") else f" --workspace {shlex.quote(str(workspace))}"
+    return f"ofatvm search --target host{where}"
 
 
 def _search(store: Store, run: str) -> dict[str, Any]:
     """A search as far as it got; what is kept of one may be unreadable here."""
     from ofatvm.report.outcome import kept_outcome
+    from ofatvm.report.started import kept_start
 
-    row: dict[str, Any] = {"search": run, "ir": None, "target": None, "bundle": None}
+    row: dict[str, Any] = dict.fromkeys(("ir", "target", "bundle", "started", "command"))
+    row["search"] = run
+    start = kept_start(store, run)
+    if start is not None:
+        row |= {"ir": start.ir, "target": start.target, "started": start.when}
+        return row | {"command": start.command(), "state": "unfinished"}
     try:
         outcome = kept_outcome(store, run)
     except StoreError:

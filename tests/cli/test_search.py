@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,3 +178,48 @@ def test_with_a_supernet_accuracies_are_measured(
     assert 70 < pick["predicted_accuracy_percent"] < 95
     assert f"{pick['accuracy_percent']:.2f} % top-1, measured on 60 held-out images" in text.out
     assert answer.json["space"] == supernet.space.name
+
+
+def test_what_was_interrupted_is_what_status_says_to_type_next(
+    pretend: Ofatvm,
+    ofatvm: Ofatvm,
+    supernet: SupernetFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def status() -> Any:
+        return ofatvm("status", "--workspace", tmp_path, "--json").json
+
+    whole = ship.ship
+
+    def stopped(*arguments: object, **options: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ship, "ship", stopped)
+    assert pretend("--supernet", supernet.path, "-q", "--seed", 5, "--fresh").code == 130
+    [row] = status()["searches"]
+    assert (row["state"], row["target"], row["ir"]) == ("unfinished", "pretend-cpu", "relax")
+    command = status()["next"]
+    words = shlex.split(command)
+    assert words[:4] == ["ofatvm", "search", "--target", "x86-64-v2"]
+    assert words[-3:] == ["-q", "--seed", "5"], "typed again, --fresh would begin anew"
+    assert f"next: {command}\n" in ofatvm("status", "--workspace", tmp_path).out
+
+    (tmp_path / "else where").mkdir()
+    typed_in = Path.cwd()
+    with contextlib.chdir(tmp_path / "else where"):
+        assert status()["next"] == f"cd {shlex.quote(str(typed_in))} && {command}"
+
+    monkeypatch.setattr(ship, "ship", whole)
+    assert ofatvm(*words[1:]).code == 0
+    [row] = status()["searches"]
+    assert (row["state"], row["command"]) == ("finished", None)
+    assert "x86-64-v2" not in status()["next"]
+
+
+def test_a_search_that_found_nothing_that_fits_is_not_to_be_continued(
+    found: Ofatvm, ofatvm: Ofatvm, tmp_path: Path
+) -> None:
+    assert found("-q", "--latency-ms", "0.001").code == 3
+    data = ofatvm("status", "--workspace", tmp_path, "--json").json
+    assert data["next"] == f"ofatvm search --target host --workspace {tmp_path}"

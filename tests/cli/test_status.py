@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ofatvm.report.outcome import KEY, keep_outcome
+from ofatvm.report.started import unfinished
 from ofatvm.store import Store
 from tests.bundle.making import make_manifest
 
@@ -107,3 +109,23 @@ def test_status_of_a_corrupt_store_is_one_line(ofatvm: Ofatvm, tmp_path: Path) -
     answer = ofatvm("status", "--workspace", tmp_path)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
     assert "store.db is damaged" in answer.err
+
+
+def test_an_unfinished_search_comes_next_unless_a_bundle_came_after_it(
+    ofatvm: Ofatvm, tmp_path: Path
+) -> None:
+    with (
+        Store.open(tmp_path) as store,
+        contextlib.suppress(KeyboardInterrupt),
+        unfinished(store, "search-1", target="pi", ir="relay", words=("search", "--ir", "relay")),
+    ):
+        raise KeyboardInterrupt
+    manifest = make_manifest_at(tmp_path / "bundles" / "a")
+    os.utime(manifest, (1e9, 1e9))
+    assert ofatvm("status", "--workspace", tmp_path, "--json").json["next"] == (
+        "ofatvm search --ir relay"
+    )
+    os.utime(manifest, (1e10, 1e10))
+    assert ofatvm("status", "--workspace", tmp_path, "--json").json["next"] == (
+        f"ofatvm verify {tmp_path}/bundles/a"
+    )
