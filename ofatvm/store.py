@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from ofatvm.errors import BusyError, MeasurementError, OfatvmError, StoreError, UsageError
-from ofatvm.lock import BUSY_SECONDS, turn_to_open
+from ofatvm.lock import BUSY_SECONDS, LOCK, turn_to_open
 from ofatvm.measurement import Measurement
 
 FILE_NAME = "store.db"
@@ -26,6 +28,7 @@ APPLICATION_ID = 0x4F464154  # "OFAT", so that a foreign SQLite file is recognis
 
 COLUMNS = tuple(entry.name for entry in fields(Measurement))
 JSON_COLUMNS = ("samples_ms", "versions")
+NOT_ALLOWED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 FILTERS = ("target", "space", "threads", "kind", "source")
 
 SCHEMA = f"""
@@ -99,6 +102,18 @@ class Store:
                 return cls(path, _connect(path))
         except OSError as error:
             raise _folder_error(workspace, error) from error
+
+    @classmethod
+    def read(cls, workspace: Path) -> Store:
+        """Open the workspace's store, which is there, to read it; nothing has to be writable.
+
+        Raises StoreError as `open` does, and where it cannot even be read.
+        """
+        path = workspace / FILE_NAME
+        needed = [workspace, path, path.with_suffix(LOCK)]
+        if all(os.access(p, os.W_OK, effective_ids=True) for p in needed if p.exists()):
+            return cls.open(workspace)
+        return cls(path, _connect_read_only(path))
 
     def __enter__(self) -> Store:
         """The store itself."""
@@ -244,12 +259,38 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    # SQLite reads what is still in the WAL only with the index beside it. Without either of them
+    # nobody writes, and the file is all there is.
+    beside = [path.with_name(f"{path.name}-{suffix}") for suffix in ("wal", "shm")]
+    how = "mode=ro" if any(map(os.path.exists, beside)) else "immutable=1"
+    address = f"file:{quote(bytes(path.absolute()))}?{how}"
+    with _explained(path, reading=True):
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        with _explained(path, reading=True):
+            _check(path, connection)
+    except OfatvmError:
+        connection.close()
+        raise
+    return connection
+
+
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    """Check that the file is sound and ours before anything is written to it."""
+    """Make the file ours, if it is new; it is checked before anything is written to it."""
+    new = _check(path, connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if new:
+        connection.executescript(f"BEGIN EXCLUSIVE; {SCHEMA} COMMIT;")
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> bool:
+    """StoreError unless the file is sound and ours, or new: whether it is."""
     version = _pragma(connection, "user_version")
     owner = _pragma(connection, "application_id")
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    new = tables == version == owner == 0
+    new: bool = tables == version == owner == 0
     if not new and owner != APPLICATION_ID:
         raise StoreError(
             f"{path} is an SQLite file of another program",
@@ -263,10 +304,7 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise _damaged(path, str(problem).replace("\n", " "))
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    if new:
-        connection.executescript(f"BEGIN EXCLUSIVE; {SCHEMA} COMMIT;")
+    return new
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
@@ -274,19 +312,28 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, *, reading: bool = False) -> Iterator[None]:
     """Turn SQLite's errors into ours, naming the file and the way out."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:
+        if reading and _code(error) in NOT_ALLOWED:
+            raise StoreError(
+                f"cannot read {path} ({error})",
+                hint="get the permission, or copy the workspace to where you may write",
+            ) from error
         raise explain(path, error) from error
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
 def explain(path: Path, error: sqlite3.DatabaseError) -> OfatvmError:
     """Our error for one of SQLite's."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return BusyError(
             f"another process has kept {path} locked for {BUSY_SECONDS:.0f} s",
@@ -294,7 +341,7 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> OfatvmError:
         )
     if code == sqlite3.SQLITE_FULL:
         return OfatvmError(f"no space left on the disk of {path}", hint="free some and try again")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+    if code in NOT_ALLOWED:
         return StoreError(
             f"cannot write {path} ({error})", hint="choose a --workspace that can be written"
         )

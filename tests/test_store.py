@@ -17,6 +17,7 @@ import pytest
 from ofatvm.errors import BusyError, MeasurementError, StoreError, UsageError
 from ofatvm.measurement import Measurement
 from ofatvm.store import Store
+from tests.read_only import only_read
 
 WRITER = """
 import sys
@@ -276,11 +277,50 @@ def test_an_unusable_folder_is_reported(tmp_path: Path) -> None:
             Store.open(workspace)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="cannot use the workspace"):
-        Store.open(tmp_path)
+def test_a_read_only_folder_is_reported(shared_folder: Path) -> None:
+    with only_read(shared_folder), pytest.raises(StoreError, match="cannot use the workspace"):
+        Store.open(shared_folder)
+
+
+def test_what_cannot_be_written_can_be_read(shared_folder: Path, make_measurement: Any) -> None:
+    measurement = make_measurement()
+    with Store.open(shared_folder) as store:
+        store.add_measurement(measurement)
+    before = sorted(shared_folder.iterdir())
+    with only_read(shared_folder), Store.read(shared_folder) as store:
+        assert store.measurements(target="f00d") == [measurement]
+        with pytest.raises(StoreError, match="cannot write"):
+            store.put_state("run", "key", 1)
+    assert sorted(shared_folder.iterdir()) == before
+
+
+def test_what_a_killed_process_left_is_read_where_nothing_can_be_written(
+    shared_folder: Path,
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(shared_folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    acknowledged = [int(process.stdout.readline()) for _ in range(20)]
+    process.kill()
+    process.communicate()
+    with only_read(shared_folder), Store.read(shared_folder) as store:
+        assert len(store.measurements(target="t")) >= len(acknowledged)
+    # Without the index SQLite would leave out what is not yet in the file itself.
+    (shared_folder / "store.db-shm").unlink()
+    with only_read(shared_folder), pytest.raises(StoreError, match=r"cannot read .*store\.db "):
+        Store.read(shared_folder)
+    with Store.read(shared_folder) as store:
+        assert len(store.measurements(target="t")) >= len(acknowledged)
+
+
+@pytest.mark.parametrize("content", [b"rubbish" * 1000, b""])
+def test_a_damaged_file_that_cannot_be_written_is_reported(
+    shared_folder: Path, content: bytes
+) -> None:
+    (shared_folder / "store.db").write_bytes(content)
+    with only_read(shared_folder), pytest.raises(StoreError, match=r"store\.db is damaged"):
+        Store.read(shared_folder).holdings()
 
 
 def test_a_folder_that_turned_read_only_is_reported(tmp_path: Path, monkeypatch: Any) -> None:

@@ -140,7 +140,7 @@ def _page(workspace: Path, out: Path | None) -> Result:
 
     report = None
     if (workspace / FILE_NAME).is_file():
-        with Store.open(workspace) as store:
+        with Store.read(workspace) as store:
             report = gather(store, workspace)
     if report is None or report.empty:
         raise MissingInputError(
@@ -148,6 +148,11 @@ def _page(workspace: Path, out: Path | None) -> Result:
             hint="make some with `ofatvm search`, or name another --workspace",
         )
     path = workspace / "report.html" if out is None else out
+    if out is None and not os.access(workspace, os.W_OK, effective_ids=True):
+        raise UsageError(
+            f"the page cannot be written into {shorten(str(workspace), 200)}",
+            hint="--out FILE writes it elsewhere, as --out report.html",
+        )
     _check_page(path)
     # Names of files may hold bytes that are no text.
     replace_file(path, render(report).encode("utf-8", "backslashreplace"))

@@ -59,7 +59,7 @@ def survey(workspace: Path) -> dict[str, Any]:
     runs: list[str] = []
     searches: list[dict[str, Any]] = []
     if (workspace / FILE_NAME).exists():
-        with Store.open(workspace) as store:
+        with Store.read(workspace) as store:
             holdings = [asdict(holding) for holding in store.holdings()]
             runs = store.runs()
             searches = [_search(store, run) for run in runs if run.startswith(SEARCH)]

@@ -21,6 +21,7 @@ from tests.pipeline.test_cost import (
     Desk,
     session,
 )
+from tests.read_only import only_read
 
 Ofatvm = Callable[..., Any]
 
@@ -85,6 +86,24 @@ def test_the_page_is_written_and_named(ofatvm: Ofatvm, searched: Path, outcome: 
     assert (found["ok"], found["page"]) == (True, str(elsewhere))
     assert found["searches"][0]["pick"]["arch"] == outcome.pick.arch
     assert elsewhere.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_of_what_cannot_be_written_a_page_goes_elsewhere(
+    ofatvm: Ofatvm, shared_folder: Path, outcome: Outcome
+) -> None:
+    workspace, page = shared_folder / "workspace", shared_folder / "page"
+    page.mkdir()
+    with Store.open(workspace) as store:
+        keep_outcome(store, "search-1", outcome)
+    with only_read(workspace):
+        refused = ofatvm("report", "--workspace", workspace)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert "--out report.html" in refused.err
+    page.chmod(0o777)
+    with only_read(workspace):
+        answer = ofatvm("report", "--workspace", workspace, "--out", page / "report.html")
+    assert (answer.code, answer.err) == (0, "")
+    assert outcome.pick.arch in (page / "report.html").read_text()
 
 
 def test_a_workspace_without_anything_is_exit_5_and_stays_as_it_is(

@@ -14,6 +14,7 @@ from ofatvm.report.outcome import KEY, keep_outcome
 from ofatvm.report.started import unfinished
 from ofatvm.store import Store
 from tests.bundle.making import make_manifest
+from tests.read_only import only_read
 
 Ofatvm = Callable[..., Any]
 
@@ -129,3 +130,14 @@ def test_an_unfinished_search_comes_next_unless_a_bundle_came_after_it(
     assert ofatvm("status", "--workspace", tmp_path, "--json").json["next"] == (
         f"ofatvm verify {tmp_path}/bundles/a"
     )
+
+
+def test_what_cannot_be_written_has_a_status(
+    ofatvm: Ofatvm, shared_folder: Path, outcome: Any
+) -> None:
+    with Store.open(shared_folder) as store:
+        keep_outcome(store, "search-1", outcome)
+    with only_read(shared_folder):
+        answer = ofatvm("status", "--workspace", shared_folder)
+    assert (answer.code, answer.err) == (0, "")
+    assert "search-1" in answer.out
