@@ -151,6 +151,7 @@ def command(
             channels=dataset.channels,
             size=size,
             cache=cache,
+            apart_from=dataset,
         )
     leaving = Leaving(
         name=name or out.absolute().name,

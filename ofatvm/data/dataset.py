@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -117,6 +118,7 @@ class Dataset:
 
     `mean` and `std` are per channel, of the training part, with pixels from 0 to 1. `digest` is
     of the source, before anything is held out of it: it does not change with `seed` or `holdout`.
+    `files` are those of `train` and `val`, where each picture is a file.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the numbers of channels agree."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from ofatvm.errors import DatasetError
 VAL_NAMES = ("val", "validation", "valid")
 PART_NAMES = {"train", "training", "test", "testing", *VAL_NAMES}
 SAMPLE = 64
-END_BYTES = 4096
 LAYOUT = "expected PATH/CLASS/IMAGE or PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE"
 
 
@@ -184,46 +181,6 @@ def images_below(folder: Path) -> list[Path]:
     if odd is not None:
         raise DatasetError(f"{odd} is no file", hint="remove it")
     return sorted(found)
-
-
-def check_apart(parts: Mapping[str, FolderImages | None]) -> None:
-    """DatasetError if a file is in two parts, under whatever name.
-
-    Only files of one size are read, and nearly always no more of them than their ends.
-    """
-    sizes: dict[int, list[tuple[str, Path]]] = {}
-    for part, images in parts.items():
-        for path in () if images is None else images.paths:
-            sizes.setdefault(path.stat().st_size, []).append((part, path))
-    twins = []
-    for group in sizes.values():
-        if len({part for part, _ in group}) > 1:
-            alike: dict[bytes, list[tuple[str, Path]]] = {}
-            for part, path in group:
-                alike.setdefault(_end_of(path), []).append((part, path))
-            twins += [twin for same in alike.values() for twin in _twins(same)]
-    if twins:
-        one, other = twins[0]
-        more = f" (and {len(twins) - 1} more)" if len(twins) > 1 else ""
-        raise DatasetError(
-            f"the same picture is in two parts: {other} is {one}{more}",
-            hint="remove it from one of them",
-        )
-
-
-def _end_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - END_BYTES))
-        return file.read()
-
-
-def _twins(alike: list[tuple[str, Path]]) -> list[tuple[Path, Path]]:
-    """Files of later parts, each behind an equal one of the first part here."""
-    first = alike[0][0]
-    ours = {hashlib.sha256(p.read_bytes()).digest(): p for part, p in alike if part == first}
-    others = [path for part, path in alike if part != first]
-    found = [(ours.get(hashlib.sha256(path.read_bytes()).digest()), path) for path in others]
-    return [(one, other) for one, other in found if one is not None]
 
 
 def guessed_channels(paths: tuple[Path, ...]) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ofatvm.data.binary import is_cifar, read_cifar, read_idx_part
+from ofatvm.data.apart import check_arrays_apart, check_files_apart
+from ofatvm.data.binary import CIFAR10_FILES, idx_file, is_cifar, read_cifar, read_idx_part
 from ofatvm.data.dataset import ArrayImages, Dataset, Images, statistics
 from ofatvm.data.download import SOURCES, fetched, is_cached
-from ofatvm.data.folder import FolderImages, check_apart, guessed_channels, listing, read_folder
+from ofatvm.data.folder import FolderImages, guessed_channels, listing, read_folder, subfolders
 from ofatvm.data.labels import (
     check_holdout,
     check_training,
@@ -71,7 +72,8 @@ def load_dataset(
     if arrays is not None:
         return finished_arrays(split(arrays, seed=seed, holdout=holdout), channels)
     files = read_files(path, size=size, channels=channels)
-    check_apart({"train": files.train, "val": files.val, "test": files.test})
+    parts = {"train": files.train, "val": files.val, "test": files.test}
+    check_files_apart({part: images.paths for part, images in parts.items() if images is not None})
     return finished_files(split(files, seed=seed, holdout=holdout), memory_bytes)
 
 
@@ -109,7 +111,24 @@ def read_arrays(path: Path) -> Parts[ArrayImages] | None:
     if is_cifar(path):
         cifar, test, names = read_cifar(path)
         return array_parts(path, cifar, None, test, names)
+    check_training_files(path)
     return None
+
+
+def check_training_files(path: Path) -> None:
+    """MissingInputError for a folder that holds other parts of a set without the training part."""
+    idx, pairs = "train-images-idx3-ubyte", []
+    if (test := idx_file(path, idx.replace("train", "t10k"))) is not None:
+        pairs.append((test.name, f"{idx}, nor {idx}.gz"))
+    if not subfolders(path):
+        pairs += [("test_batch.bin", CIFAR10_FILES[0]), ("test.bin", "train.bin")]
+        pairs += [("val.npz", "train.npz"), ("test.npz", "train.npz")]
+    for there, missing in pairs:
+        if (path / there).is_file():
+            raise MissingInputError(
+                f"{path} has {there} but no {missing}",
+                hint="put the training part beside it",
+            )
 
 
 def read_npz_parts(path: Path, train_path: Path, others: dict[str, Path]) -> Parts[ArrayImages]:
@@ -201,7 +220,7 @@ def split(parts: Parts[Kind], *, seed: int, holdout: float | None) -> Parts[Kind
 def finished_arrays(parts: Parts[ArrayImages], channels: int | None) -> Dataset:
     """All parts with the same channels, by default the training part's."""
     number = channels or parts.train.pixels.shape[3]
-    return measured(parts, number, lambda images: images.with_channels(number))
+    return measured(parts, number, lambda images: images.with_channels(number), ())
 
 
 def finished_files(parts: Parts[FolderImages], memory_bytes: int) -> Dataset:
@@ -209,11 +228,18 @@ def finished_files(parts: Parts[FolderImages], memory_bytes: int) -> Dataset:
     train = parts.train
     count = sum(len(part) for part in (train, parts.val, parts.test) if part is not None)
     fits = count * train.channels * train.native**2 <= memory_bytes
-    return measured(parts, train.channels, FolderImages.loaded if fits else FolderImages.verified)
+    files = train.paths + (() if parts.val is None else parts.val.paths)
+    ready = FolderImages.loaded if fits else FolderImages.verified
+    return measured(parts, train.channels, ready, files)
 
 
-def measured(parts: Parts[Kind], channels: int, ready: Callable[[Kind], Images]) -> Dataset:
-    """The finished dataset of split parts, each of which `ready` prepares for use."""
+def measured(
+    parts: Parts[Kind], channels: int, ready: Callable[[Kind], Images], files: tuple[Path, ...]
+) -> Dataset:
+    """The finished dataset of split parts, each of which `ready` prepares for use.
+
+    Copies within a set that was split are found here, too.
+    """
     assert parts.val is not None
     train, val = ready(parts.train), ready(parts.val)
     test = None if parts.test is None else ready(parts.test)
@@ -222,7 +248,20 @@ def measured(parts: Parts[Kind], channels: int, ready: Callable[[Kind], Images])
         raise DatasetError(
             f"all images of {parts.path} are of one colour: there is nothing to learn from them"
         )
-    return Dataset(parts.name, train, val, test, parts.classes, channels, mean, std, parts.digest)
+    found = (("training", train), ("validation", val), ("test", test))
+    check_arrays_apart({f"the {part} part of {parts.path}": images for part, images in found})
+    return Dataset(
+        name=parts.name,
+        train=train,
+        val=val,
+        test=test,
+        classes=parts.classes,
+        channels=channels,
+        mean=mean,
+        std=std,
+        digest=parts.digest,
+        files=files,
+    )
 
 
 def looks_like_fashion(path: Path) -> bool:

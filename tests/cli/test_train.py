@@ -161,6 +161,11 @@ def test_a_test_set_is_not_what_was_trained_on(ofatvm: Run, pictures: Path, tmp_
     answer = ofatvm(*words(pictures, tmp_path / "out", "--data", data, "--test", data))
     assert answer.code == 2
     assert "is what it trains on" in answer.err
+    copy = shutil.copy(data, tmp_path / "copy.npz")
+    answer = ofatvm(*words(pictures, tmp_path / "out", "--data", data, "--test", copy))
+    assert answer.code == 2
+    assert f"pictures in {copy} are in the training part of" in answer.err
+    assert len(answer.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from ofatvm.data import ArrayImages, load_dataset
-from ofatvm.data.binary import read_idx
+from ofatvm.data.binary import CIFAR10_FILES, read_idx
 from ofatvm.errors import DatasetError, MissingInputError
 from tests.data.making import noise, write_idx, write_mnist
 
 
 def write_cifar10(folder: Path, each: int = 10) -> Path:
     folder.mkdir()
-    for number in range(1, 6):
-        rows = noise(each, 3073, seed=number)
+    for seed, name in enumerate((*CIFAR10_FILES, "test_batch.bin"), 1):
+        rows = noise(each, 3073, seed=seed)
         rows[:, 0] = np.arange(each) % 5
-        rows.tofile(folder / f"data_batch_{number}.bin")
-    rows.tofile(folder / "test_batch.bin")
+        rows.tofile(folder / name)
     (folder / "batches.meta.txt").write_text("a\nb\nc\nd\ne\n\n")
     return folder
 
@@ -60,6 +59,26 @@ def test_a_half_of_an_idx_set_is_missing(tmp_path: Path) -> None:
     (folder / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(MissingInputError, match=r"x has no train-labels-idx1-ubyte"):
         load_dataset(folder, size=5)
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ("t10k-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
+        ("test_batch.bin", "data_batch_1.bin"),
+        ("test.bin", "train.bin"),
+        ("test.npz", "train.npz"),
+        ("val.npz", "train.npz"),
+    ],
+)
+def test_a_set_without_its_training_part_says_what_is_missing(
+    tmp_path: Path, there: str, missing: str
+) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(MissingInputError) as error:
+        load_dataset(tmp_path, size=5)
+    assert f"{tmp_path} has {there} but no {missing}" in error.value.message
+    assert "training part" in error.value.hint
 
 
 def test_idx_images_without_their_labels_are_refused(tmp_path: Path) -> None:
@@ -115,7 +134,7 @@ def test_cifar_10_is_read(tmp_path: Path) -> None:
     assert dataset.classes == ("a", "b", "c", "d", "e")
     assert (len(dataset.train), len(dataset.val), dataset.channels) == (40, 10, 3)
     assert isinstance(dataset.test, ArrayImages)
-    record = noise(10, 3073, seed=5)[3]
+    record = noise(10, 3073, seed=6)[3]
     pixel = dataset.test.pixels[3, 7, 9]
     assert pixel.tolist() == record[1:].reshape(3, 32, 32)[:, 7, 9].tolist()
     assert dataset.test.labels[3] == 3
