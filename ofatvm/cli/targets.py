@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,13 +12,17 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.errors import OfatvmError, TargetError, UsageError
 from ofatvm.paths import data_dir
+from ofatvm.road import IRS, Ir
 from ofatvm.target import Target, load_target, shipped
+
+if TYPE_CHECKING:
+    from ofatvm.compiler.space import VectorUnit
 
 COLUMNS = (
     Column("name", "target", left=True),
     Column("processor", "processor", lambda text: text or "-", left=True),
     Column("num_cores", "cores"),
-    Column("records", "records", lambda held: "yes" if held else "no", left=True),
+    Column("records", "records", lambda held: ", ".join(held) or "-", left=True),
     Column("what", "what", left=True),
 )
 CHECK_COLUMNS = (
@@ -65,24 +69,31 @@ def listing() -> Result:
     rows = []
     for path in shipped().values():
         target = load_target(path)
-        held = any(holds_records(name) for name in target.record_names)
         what = target.notes.partition(". ")[0].rstrip(".")
-        rows.append(describe(target) | {"records": held, "what": what})
+        rows.append(describe(target) | {"records": records_of(target), "what": what})
     data = {"targets": rows, "host": "ofatvm targets detect"}
-    hint = "host is this machine's own CPU: ofatvm targets detect"
-    return Result(data, lambda width: f"{table(rows, COLUMNS, width)}\n\n{hint}")
+    notes = {
+        "records": "the roads (--ir) that a target, or its family, is tuned on",
+        "host": "this machine's own CPU: ofatvm targets detect",
+    }
+    return Result(data, lambda width: f"{table(rows, COLUMNS, width)}\n\n{pairs(notes, width)}")
 
 
 def show(target: Target) -> Result:
     """One target in full."""
+    from ofatvm.compiler.isa import vector_unit
+
     data = describe(target) | {"tvm": target.to_dict()}
-    data["records"] = [name for name in target.record_names if holds_records(name)]
+    data["records"] = records_of(target, None if target.kind == "cuda" else vector_unit(target))
     facts = {
         "target": target.name,
         **{f"tvm {key}": shown(value) for key, value in target.to_dict().items()},
         "threads": target.threads,
         "fingerprint": target.fingerprint,
-        "records of": ", ".join(data["records"]) or None,
+        "records": "; ".join(
+            f"{road}: {', '.join(names)}" for road, names in data["records"].items()
+        )
+        or None,
         "simulated as": _machine_text(target),
         **{f"filled in {number}": text for number, text in enumerate(target.filled, 1)},
         "notes": target.notes or None,
@@ -163,10 +174,38 @@ def describe(target: Target) -> dict[str, Any]:
     }
 
 
-def holds_records(name: str) -> bool:
-    """Whether tuning records of that name ship with ofatvm."""
-    from ofatvm.tuning.journal import JOURNAL_FILE
+def records_of(target: Target, unit: VectorUnit | None = None) -> dict[Ir, list[str]]:
+    """Each road that tuning records serve the target on, with whose they are, nearest first.
 
-    folder: Path = data_dir("tuning_logs") / name
-    journals = [folder / JOURNAL_FILE, *folder.glob("traces-*.jsonl")]
-    return any(file.is_file() and file.stat().st_size > 0 for file in journals)
+    They are those that ship with ofatvm, and those in the folder that commands tune into. With a
+    `unit`, a family's that were made for other vectors are left out, as no command uses them.
+    """
+    from ofatvm.pipeline.setup import TUNING_LOGS
+
+    folders = (TUNING_LOGS, data_dir("tuning_logs"))
+    own = (target.record_names[0], target.name)
+    found: dict[Ir, list[str]] = {}
+    for road in IRS:
+        names = [
+            name
+            for name in target.record_names
+            if any(_holds(folder / name, road, None if name in own else unit) for folder in folders)
+        ]
+        if names:
+            found[road] = names
+    return found
+
+
+def _holds(folder: Path, road: Ir, unit: VectorUnit | None) -> bool:
+    """Whether a folder of `tuning_logs` has trials of a road, and for such vectors."""
+    from ofatvm.tuning.journal import JOURNAL_FILE
+    from ofatvm.tuning.records import made_for
+    from ofatvm.tuning.relay_records import FOLDER, LOG
+
+    if road == "relay":
+        folder = folder / FOLDER
+        files = [folder / LOG]
+    else:
+        files = [folder / JOURNAL_FILE, *folder.glob("traces-*.jsonl")]
+    held = any(file.is_file() and file.stat().st_size > 0 for file in files)
+    return held and (unit is None or made_for(folder, unit))

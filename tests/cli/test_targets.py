@@ -33,15 +33,44 @@ def test_the_list(ofatvm: Ofatvm) -> None:
     assert "ofatvm targets detect" in text
 
 
-def test_records_are_seen(ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, content in (("full", "{}"), ("empty", "")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trials.jsonl").write_text(content)
-    monkeypatch.setattr(targets, "data_dir", lambda kind: tmp_path)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "target.json").write_text("{}")
-    held = [targets.holds_records(name) for name in ("full", "empty", "none", "other")]
-    assert held == [True, False, False, False]
+def test_the_roads_that_a_target_is_tuned_on_are_seen(
+    ofatvm: Ofatvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(file: str, content: str = "{}") -> None:
+        path = tmp_path / "shipped" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(targets, "data_dir", lambda kind: tmp_path / "shipped")
+    put("cortex-a72/trials.jsonl")
+    put("cortex-a72/relay/autotvm.log")
+    put("cortex-a53/trials.jsonl", "")
+    put("cortex-a53/relay/target.json")
+    put("cortex-a76/relay/autotvm.log")
+    (tmp_path / "tuning_logs" / "x86-64-v2").mkdir(parents=True)
+    (tmp_path / "tuning_logs" / "x86-64-v2" / "trials.jsonl").write_text("{}")
+    rows = ofatvm("targets", "--json").json["targets"]
+    assert {row["name"]: row["records"] for row in rows if row["records"]} == {
+        "raspberry-pi-4": {"relax": ["cortex-a72"], "relay": ["cortex-a72"]},
+        "raspberry-pi-5": {"relay": ["cortex-a76"]},
+        "x86-64-v2": {"relax": ["x86-64-v2"]},
+    }
+    lines = {line.split()[0]: line for line in ofatvm("targets").out.splitlines() if line}
+    assert "  relax, relay  " in lines["raspberry-pi-4"]
+    assert "relax" not in lines["raspberry-pi-5"]
+    assert not {"relax", "relay"} & set(lines["raspberry-pi-3"].split())
+    shown = ofatvm("targets", "show", "raspberry-pi-4")
+    assert "relax: cortex-a72; relay: cortex-a72" in shown.out
+
+
+def test_a_family_s_records_for_other_vectors_are_not_named(ofatvm: Ofatvm) -> None:
+    records = ofatvm("targets", "show", "llvm -mcpu=skylake-avx512", "--json").json["target"][
+        "records"
+    ]
+    assert records["relax"] == ["x86-64-v4"]
+    records = ofatvm("targets", "show", "llvm -mcpu=znver3", "--json").json["target"]["records"]
+    assert records == {"relax": ["x86-64-v3"], "relay": ["x86-64-v3"]}
 
 
 def test_one_in_full(ofatvm: Ofatvm) -> None:
@@ -63,7 +92,7 @@ def test_a_string_is_shown_too(ofatvm: Ofatvm) -> None:
     answer = ofatvm("targets", "show", text, "--json")
     assert answer.code == 0
     assert answer.json["target"]["tvm"]["mcpu"] == "cortex-a72"
-    assert set(answer.json["target"]["records"]) <= {"cortex-a72"}
+    assert set(answer.json["target"]["records"]["relax"]) <= {"cortex-a72"}
 
 
 def test_the_triple_of_a_foreign_cpu_is_filled_in(ofatvm: Ofatvm) -> None:
