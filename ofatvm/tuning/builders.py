@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ofatvm.device.children import child_pool, outcome, set_threads
+from ofatvm.device.children import DIED, KILLED, child_pool, outcome, set_threads
+from ofatvm.errors import CompileError
 from ofatvm.files import scratch
 
 if TYPE_CHECKING:
@@ -74,3 +75,18 @@ class Builders:
             (None if error else path, error)
             for (path, _), error in zip(futures, errors, strict=True)
         ]
+
+    def prove(self, function: Callable[..., None], reference: tuple[Any, ...]) -> None:
+        """CompileError if not even the reference kernel builds: no candidate is to blame then."""
+        [(path, error)] = self.build(function, [reference])
+        if path is None:
+            raise CompileError(
+                f"not even the reference kernel builds any more: {error}",
+                hint="is the disk full, or memory short? The same command continues",
+            )
+        path.unlink()
+
+
+def lost(error: str) -> bool:
+    """Whether a job's process died or was out of time, which need not be the candidate's fault."""
+    return error.endswith((DIED, KILLED))

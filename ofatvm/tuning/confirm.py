@@ -48,18 +48,23 @@ class Clock:
         self._started = time.monotonic()
         self._budget_s = budget_s
         self._closing = closing
-        self._trials = 0
+        self._batches: list[tuple[float, int]] = []
         self._workloads: set[str] = set()
+        self._left: set[str] = set()
 
     def await_closing(self, defaults: Sequence[tuple[Workload, C]], journal: TrialFile[C]) -> None:
         """Count the workloads whose trials an earlier run left without a closing measurement."""
         for workload, default in defaults:
             if finalists(journal, workload, default):
-                self.tried(workload.key, 0)
+                self.left(workload.key)
+
+    def left(self, key: str) -> None:
+        """Count a workload whose trials an earlier run left without a closing measurement."""
+        self._left.add(key)
 
     def tried(self, key: str, trials: int) -> None:
-        """Count trials of this run; none, where an earlier one's await their closing."""
-        self._trials += trials
+        """Count trials of this run that have just ended."""
+        self._batches.append((time.monotonic() - self._started, trials))
         self._workloads.add(key)
 
     @property
@@ -74,8 +79,22 @@ class Clock:
     def _end_s(self, workloads: Set[str], trials: int) -> float:
         """When all would be closed, with so many trials more."""
         spent = time.monotonic() - self._started
-        each = spent / self._trials if self._trials else 0.0
-        return spent + (trials + len(workloads) * self._closing) * each
+        if len(self._batches) > 1:
+            # The first batch waited for processes to start: times hundreds of workloads that an
+            # earlier run left, its seconds a trial would end this one at once.
+            workloads = workloads | self._left
+        closing = len(workloads) * self._closing
+        return spent + (trials + closing) * self._trial_s(spent)
+
+    def _trial_s(self, spent: float) -> float:
+        """Seconds a trial takes: over all of them, or since the first batch, which may be less."""
+        total = sum(trials for _, trials in self._batches)
+        if not total:
+            return 0.0
+        (first_s, first), (last_s, _) = self._batches[0], self._batches[-1]
+        if total == first:
+            return spent / total
+        return min(spent / total, (last_s - first_s) / (total - first))
 
 
 def finalists(journal: TrialFile[C], workload: Workload, default: C) -> list[C]:

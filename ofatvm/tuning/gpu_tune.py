@@ -59,7 +59,7 @@ def tune_gpu(
     from tvm.s_tir import meta_schedule as ms
 
     started = time.monotonic()
-    before = sum(map(len, journal.trials.values()))
+    before = journal.count
     search = _Search(
         ms.cost_model.XGBModel(num_warmup_samples=WARM_UP_SAMPLES), Clock(time_budget_s)
     )
@@ -84,12 +84,11 @@ def tune_gpu(
                 done = sum(task.counted for task in tasks)
                 on_event(Progress(STAGE, done, trials_per_workload * len(tasks), task.workload.key))
         confirm(defaults, bench, journal, on_event)
-    trials = sum(map(len, journal.trials.values()))
     summary = TuningSummary(
         workloads=len(tasks),
         complete=sum(task.counted >= trials_per_workload for task in tasks),
-        new_trials=trials - before,
-        trials=trials,
+        new_trials=journal.count - before,
+        trials=journal.count,
         build_failures=journal.failures("build"),
         run_failures=journal.failures("run"),
         disturbed=bench.disturbed,
@@ -165,7 +164,8 @@ class _Task:
             for trace in found:
                 del self._waiting[trace]
             self._try(list(found), bench, search.clock)
-            self._learn(found, search.model)
+            with self._told_if_broken(on_event):
+                self._learn(found, search.model)
             wanted -= len(found)
 
     def recall(self, search: _Search, on_event: Callable[[Event], None]) -> None:

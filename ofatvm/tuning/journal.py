@@ -159,6 +159,11 @@ class TrialFile(ABC, Generic[C]):
         append_lines(self.path, (trial.to_line() for trial in trials))
         self._add(trials)
 
+    @property
+    def count(self) -> int:
+        """All trials, closing measurements left out."""
+        return sum(map(len, self.trials.values()))
+
     def best(self, workload: str) -> Trial[C] | None:
         """The fastest known trial: by the closing measurement where there was one."""
         candidates = self.finals.get(workload) or self.trials.get(workload) or []
@@ -189,11 +194,10 @@ class TrialFile(ABC, Generic[C]):
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        torn = lines.pop()
+        if not lines[-1]:
+            lines.pop()  # what lacks its end only is whole, as in `append_lines`
         parsed = [(line, parse_line(line, self.decode)) for line in lines]
         bad = [line for line, trial in parsed if trial is None]
-        if torn:
-            bad.append(torn)
         self.damaged = len(bad)
         self._add(trial for _, trial in parsed if trial is not None)
         return bad

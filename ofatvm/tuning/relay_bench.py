@@ -165,16 +165,17 @@ class RelayBench:
     def _finish(self, job: KernelJob, future: Future[Any]) -> None:
         """Wait for a build.
 
-        Where its builders died, DeviceError if so do those of the reference kernel: nobody's trial.
+        Where its builders died or were out of time, DeviceError if so are those of the reference
+        kernel: nobody's trial.
         """
         try:
             future.result()
-        except RelayDiedError as died:
+        except (RelayDiedError, TimeoutError) as lost:
             proof = Path(job.path).with_name("reference.so")
             try:
                 self._submit(KernelJob(REFERENCE, "", proof.stem, str(proof))).result()
-            except RelayError:
-                raise dead_machine(died) from None
+            except (RelayError, TimeoutError):
+                raise dead_machine(lost) from None
             raise
 
     def _run(self, path: Path, timing: Timing) -> tuple[float | None, str]:
@@ -192,16 +193,16 @@ class RelayBench:
         return min(samples) / max(1.0, slowdown), ""
 
     def _timed(self, path: str, timing: Timing) -> tuple[list[float], float]:
-        """What `time_kernel` gives, or RelayError or TimeoutError; deaths as in `Workers`."""
-        with contextlib.suppress(RelayDiedError):
+        """What `time_kernel` gives, or RelayError or TimeoutError; losses as in `Workers`."""
+        with contextlib.suppress(RelayDiedError, TimeoutError):
             return self._ran(path, timing)
         try:
             return self._ran(path, timing)
-        except RelayDiedError as died:
+        except (RelayDiedError, TimeoutError) as lost:
             try:
                 self._ran(self._built_reference(), Timing())
             except (RelayError, TimeoutError):
-                raise dead_machine(died) from None
+                raise dead_machine(lost) from None
             raise
 
     def _ran(self, path: str, timing: Timing) -> tuple[list[float], float]:

@@ -126,7 +126,7 @@ def tune_relay(
         clock = Clock(time_budget_s, 0 if bench.steady else FINALISTS * CONFIRMATIONS)
         for task in tasks.values():
             if task.finalists():
-                clock.tried(task.key, 0)
+                clock.left(task.key)
         with bench:
             for task in tasks.values():
                 while task.done < task.limit(trials_per_task) and not clock.over:

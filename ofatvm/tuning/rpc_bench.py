@@ -16,7 +16,7 @@ from ofatvm.events import Event, ignore
 from ofatvm.target import Target
 from ofatvm.tuning.board_bench import BoardBench
 from ofatvm.tuning.builders import Builders
-from ofatvm.tuning.workers import REFERENCE, Timing, build_candidate, time_kernel
+from ofatvm.tuning.workers import REFERENCE, Timing, build_all, time_kernel
 
 
 class RpcBench(BoardBench[ScheduleConfig]):
@@ -61,9 +61,7 @@ class RpcBench(BoardBench[ScheduleConfig]):
     def _build(
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]]
     ) -> list[tuple[Path | None, str]]:
-        return self._builders.build(
-            build_candidate, [(workload, config, self._target) for workload, config in jobs]
-        )
+        return build_all(self._builders, jobs, self._target, self._default)
 
     def _job(self, sizes: tuple[int, ...], timing: Timing, path: Path) -> Job:
         return time_kernel, (str(path), sizes, timing, self._reference)

@@ -75,7 +75,7 @@ def tune(
     """
     started = time.monotonic()
     clock = Clock(time_budget_s)
-    before = sum(len(trials) for trials in journal.trials.values())
+    before = journal.count
     states = [_State(use.workload, unit, journal, trials_per_workload, siblings) for use in uses]
     defaults = [(state.workload, state.space[state.default]) for state in states]
     clock.await_closing(defaults, journal)
@@ -106,8 +106,8 @@ def tune(
     summary = TuningSummary(
         workloads=len(states),
         complete=sum(state.done >= state.limit for state in states),
-        new_trials=sum(len(trials) for trials in journal.trials.values()) - before,
-        trials=sum(len(trials) for trials in journal.trials.values()),
+        new_trials=journal.count - before,
+        trials=journal.count,
         build_failures=journal.failures("build"),
         run_failures=journal.failures("run"),
         disturbed=workers.disturbed,
@@ -154,7 +154,8 @@ class _State:
 
     @property
     def done(self) -> int:
-        return len({trial.config for trial in self.trials})
+        """How many schedules of the space were tried; a journal may hold others."""
+        return len(self.index.keys() & {trial.config for trial in self.trials})
 
     @property
     def costs(self) -> dict[ScheduleConfig, float]:

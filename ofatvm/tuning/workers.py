@@ -1,8 +1,8 @@
 """Worker processes that live on: they build kernels side by side and time them one at a time.
 
 Each worker pays for importing TVM once. A candidate that crashes or hangs takes down its worker,
-which is started again. One whose worker died twice is recorded as failed if the reference kernel
-still runs, and the worker was not killed from outside.
+which is started again. One whose worker died or was out of time twice is recorded as failed if the
+reference kernel still builds or runs, and the worker was not killed from outside.
 
 A reference kernel is timed beside every candidate. Where it runs slower than it has run before,
 other work is disturbing the machine: the candidate is timed again, and in the end its time is
@@ -26,7 +26,7 @@ from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.device.loaded import Loaded, load_program
 from ofatvm.errors import CompileError, DeviceError
 from ofatvm.target import Target
-from ofatvm.tuning.builders import Builders
+from ofatvm.tuning.builders import Builders, lost
 
 if TYPE_CHECKING:
     from tvm.support.popen_pool import PopenPoolExecutor
@@ -98,6 +98,7 @@ class Workers:
         self.target = target
         self._lock = MeasuringLock()
         self.unit = unit
+        self._default = default_config(REFERENCE, unit)
         self._builders = Builders(builders)
         self._reference: tuple[str, Sequence[int]] | None = None
         self._reference_s = float("inf")
@@ -140,9 +141,7 @@ class Workers:
         self, jobs: Sequence[tuple[Workload, ScheduleConfig]]
     ) -> list[tuple[Path | None, str]]:
         """Build all candidates in parallel; for each its module's path, or None and the error."""
-        return self._builders.build(
-            build_candidate, [(workload, config, self.target) for workload, config in jobs]
-        )
+        return build_all(self._builders, jobs, self.target, self._default)
 
     def run(
         self, path: Path, sizes: Sequence[int], timing: Timing
@@ -174,7 +173,7 @@ class Workers:
         except DeviceError as killed:
             self._prove(killed)
             raise
-        if error.endswith(DIED):
+        if lost(error):
             self._prove(error)
         return result, error
 
@@ -194,11 +193,10 @@ class Workers:
 
     def _built_reference(self) -> tuple[str, Sequence[int]]:
         if self._reference is None:
-            config = default_config(REFERENCE, self.unit)
-            path, error = self.build([(REFERENCE, config)])[0]
+            path, error = self.build([(REFERENCE, self._default)])[0]
             if path is None:
                 raise CompileError(f"the reference kernel does not build: {error}")
-            self._reference = (str(path), kernel_sizes(REFERENCE, config))
+            self._reference = (str(path), kernel_sizes(REFERENCE, self._default))
         return self._reference
 
 
@@ -208,6 +206,22 @@ def dead_machine(error: object) -> DeviceError:
         f"not even the reference kernel runs on this machine: {error}",
         hint="is memory short? The same command continues",
     )
+
+
+def build_all(
+    builders: Builders,
+    jobs: Sequence[tuple[Workload, ScheduleConfig]],
+    target: Target,
+    default: ScheduleConfig,
+) -> list[tuple[Path | None, str]]:
+    """Build all side by side; each one's path, or None and the error. `default`: the reference's.
+
+    CompileError if builders are lost that the reference kernel costs as well: nobody's trial.
+    """
+    built = builders.build(build_candidate, [(*job, target) for job in jobs])
+    if any(lost(error) for _, error in built):
+        builders.prove(build_candidate, (REFERENCE, default, target))
+    return built
 
 
 def build_candidate(workload: Workload, config: ScheduleConfig, target: Target, path: str) -> None:

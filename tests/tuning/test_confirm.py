@@ -49,8 +49,26 @@ def test_what_an_earlier_run_left_open_wants_its_closing_as_well(
         journal.append([Trial(KEYS[0], DEFAULT, (1e-6,), stage=FINAL)])
         clocks = [Clock(100.0, closing=4), Clock(100.0, closing=4)]
         clocks[0].await_closing(defaults(), journal)
-    now[0] = 70.0
-    for clock in clocks:
-        clock.tried("another", 14)  # 5 s each
+    for seconds in (35.0, 70.0):
+        now[0] = seconds
+        for clock in clocks:
+            clock.tried("another", 7)  # 5 s each
     assert clocks[0].over, "its own closing and one of the earlier run's: 40 s"
     assert not clocks[1].over
+
+
+def test_processes_that_start_in_the_first_batch_do_not_end_a_run_that_continues(
+    now: list[float],
+) -> None:
+    clock = Clock(100.0, closing=4)
+    for number in range(100):
+        clock.left(f"w{number}")
+    now[0] = 10.0
+    clock.tried("w0", 4)  # 2.5 s each, mostly of starting: all closings would take 1000 s
+    assert not clock.over
+    now[0] = 10.4
+    clock.tried("w1", 4)  # 0.1 s each: 40 s
+    assert not clock.over
+    now[0] = 61.0
+    clock.tried("w2", 506)
+    assert clock.over

@@ -114,6 +114,20 @@ def test_a_search_that_breaks_is_told_and_the_others_go_on(
     assert "no rule applies" in str(notice)
 
 
+def test_a_cost_model_that_breaks_ends_its_search_and_no_trial_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no label")
+
+    monkeypatch.setattr(gpu_tune._Task, "_update", broken)
+    said: list[Event] = []
+    summary = run(tmp_path, Board(steady), 12, POINTWISE, on_event=said.append)
+    kept = len(TraceJournal.read(tmp_path).trials[POINTWISE.key])
+    assert 1 < summary.new_trials == kept < 12
+    assert any("search for pointwise_14x14x16_48_relu broke: no label" in str(e) for e in said)
+
+
 def test_damaged_lines_are_moved_away(tmp_path: Path) -> None:
     run(tmp_path, Board(steady), 3, POINTWISE)
     path = tmp_path / TRACES_FILE

@@ -36,6 +36,11 @@ BLOCKING = Blocking(4, 4)
 WORKLOAD = Workload("pointwise", (7, 7, 64), (7, 7, 32), activation="relu")
 TWIN = Workload("pointwise", (7, 7, 64), (7, 7, 32), residual=True)
 DEPTHWISE = Workload("depthwise", (14, 14, 32), (14, 14, 32), kernel=3)
+LOST = pytest.mark.parametrize(
+    "lost",
+    [RelayDiedError("the process died"), TimeoutError("it took too long")],
+    ids=["death", "time"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +168,9 @@ def test_a_candidate_that_does_not_compile_is_a_failed_trial(pool: RelayPool) ->
     assert found[1][0] is not None
 
 
-def test_a_runner_killed_from_outside_does_not_fail_its_candidate(
-    pool: RelayPool, monkeypatch: pytest.MonkeyPatch
+@LOST
+def test_a_runner_lost_to_something_else_does_not_fail_its_candidate(
+    pool: RelayPool, monkeypatch: pytest.MonkeyPatch, lost: Exception
 ) -> None:
     with RelayBench(TARGET, BLOCKING, pool) as bench:
         runner, deaths = bench._runner, [1]
@@ -175,7 +181,7 @@ def test_a_runner_killed_from_outside_does_not_fail_its_candidate(
                 return call(*arguments, **options)
             deaths[0] -= 1
             runner.end()
-            raise RelayDiedError("the process died")
+            raise lost
 
         monkeypatch.setattr(runner, "call", killed)
         [(seconds, error)] = bench.measure([Candidate(WORKLOAD, "")], Timing())
@@ -209,7 +215,10 @@ def test_kill_9_loses_no_trial_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert answer["trials"] == len(kept.splitlines()) + answer["new_trials"]
 
 
-def test_builders_that_die_are_no_configs_fault(pool: RelayPool, tmp_path: Path) -> None:
+@LOST
+def test_builders_that_are_lost_are_no_configs_fault(
+    pool: RelayPool, tmp_path: Path, lost: Exception
+) -> None:
     job = KernelJob(WORKLOAD, "", "k", str(tmp_path / "k.so"))
     bench = RelayBench(TARGET, BLOCKING, pool)
     submitted: list[str] = []
@@ -224,11 +233,10 @@ def test_builders_that_die_are_no_configs_fault(pool: RelayPool, tmp_path: Path)
 
         bench._submit = give  # type: ignore[method-assign]
 
-    died = RelayDiedError("the process died")
-    submit([died, None])
-    with pytest.raises(RelayDiedError):
+    submit([lost, None])
+    with pytest.raises(type(lost)):
         bench._finish(job, bench._submit(job))
-    submit([died, died])
+    submit([lost, lost])
     with pytest.raises(DeviceError, match="not even the reference kernel"):
         bench._finish(job, bench._submit(job))
     assert submitted == ["k", "reference", "k", "reference"]

@@ -94,6 +94,18 @@ def test_budgets_are_totals_and_nothing_is_tried_twice(
         assert len(configs) == len(set(configs))
 
 
+def test_schedules_that_the_space_holds_no_more_take_nothing_from_its_trials(
+    tmp_path: Path, fake: type[FakeWorkers]
+) -> None:
+    space = schedule_space(TINY, UNIT)
+    gone = [replace(space[0], rows=1000 + number) for number in range(3)]
+    with Journal.open(tmp_path) as journal:
+        journal.append([Trial(TINY.key, config, (1e-6,)) for config in gone])
+    assert run(tmp_path, 40).complete == 2
+    tried = {trial.config for trial in Journal.read(tmp_path).trials[TINY.key]}
+    assert tried == {*space, *gone}
+
+
 def test_the_default_comes_first_and_is_confirmed_beside_the_best(
     tmp_path: Path, fake: type[FakeWorkers]
 ) -> None:

@@ -15,7 +15,7 @@ from ofatvm.compiler.kernels import kernel_sizes
 from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.compiler.space import default_config
-from ofatvm.errors import BusyError, DeviceError, MissingInputError
+from ofatvm.errors import BusyError, CompileError, DeviceError, MissingInputError
 from ofatvm.tuning import builders
 from ofatvm.tuning import workers as module
 from ofatvm.tuning.builders import Builders
@@ -169,6 +169,41 @@ def test_when_even_the_reference_kernel_dies_no_candidate_is_blamed(
         workers.run(path, kernel_sizes(SMALL, config), Timing())
     monkeypatch.undo()
     assert_works(workers)
+
+
+def test_out_of_time_on_a_machine_that_hangs_no_candidate_is_blamed(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = default_config(SMALL, workers.unit)
+    [(path, _)] = workers.build([(SMALL, config)])
+    assert path is not None
+    monkeypatch.setattr(workers, "_ran", lambda *_: (None, "run: took too long and was killed"))
+    with pytest.raises(DeviceError, match="not even the reference kernel"):
+        workers.run(path, kernel_sizes(SMALL, config), Timing())
+
+
+@pytest.mark.parametrize("loss", ["the worker process died", "took too long and was killed"])
+def test_a_lost_build_is_a_failed_candidate_only_where_the_reference_builds(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loss: str
+) -> None:
+    asked: list[Workload] = []
+    well = [True]
+
+    def build(_: object, jobs: Any) -> list[tuple[Path | None, str]]:
+        asked.extend(workload for workload, *_ in jobs)
+        if not well[0] or jobs[0][0] != module.REFERENCE:
+            return [(None, f"build: {loss}")]
+        (tmp_path / "k.so").touch()
+        return [(tmp_path / "k.so", "")]
+
+    monkeypatch.setattr(workers._builders, "build", build)
+    job = (SMALL, default_config(SMALL, workers.unit))
+    assert workers.build([job]) == [(None, f"build: {loss}")]
+    assert asked == [SMALL, module.REFERENCE]
+    assert not (tmp_path / "k.so").exists()
+    well[0] = False
+    with pytest.raises(CompileError, match="not even the reference kernel builds"):
+        workers.build([job])
 
 
 def _killed_once(flag: str, *arguments: Any) -> Any:
