@@ -30,7 +30,7 @@ from ofatvm.files import replace_file
 from ofatvm.graph import operator_graph, totals
 from ofatvm.paths import data_dir
 from ofatvm.pipeline.setup import Setup, prepare, resolve_target
-from ofatvm.pipeline.tune import account
+from ofatvm.pipeline.tuning_run import Job, account
 from ofatvm.spaces import OFA_SPACE, find_space
 from ofatvm.supernet.numpy_io import subnet_weights
 from ofatvm.target import Target
@@ -52,17 +52,11 @@ def tuned_alone(arch: Arch, target: Target, folder: Path, trials: int) -> dict[s
     if not runs or runs[-1].status != "finished":
         with Journal.open(folder) as journal:
             write_owner(folder, target, unit, "measured")
-            with account(
-                journal,
-                target,
-                space=arch.encode(),
-                resolutions=(arch.resolution,),
-                workloads=len(uses),
-                trials_per_workload=trials,
-            ) as listener:
+            job = Job(arch.encode(), (arch.resolution,), (uses,), trials)
+            with account(folder, lambda: journal.count, target, job) as listener:
                 tune(uses, target, unit, journal, trials_per_workload=trials, on_event=listener)
     spent = read_ledger(folder)
-    made = sum(map(len, Journal.read(folder).trials.values()))
+    made = Journal.read(folder).count
     if made - spent.trials > UNACCOUNTED * made:
         raise SystemExit(
             f"{folder}: {made - spent.trials} of {made} trials were made by runs that were killed "

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ofatvm.events import Event, Notice, Progress, ignore
+from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.devices import open_relay_bench
 from ofatvm.pipeline.relay import road_versions
 from ofatvm.pipeline.setup import Setup
-from ofatvm.spaces import find_space
-from ofatvm.tuning.ledger import Account
+from ofatvm.pipeline.tuning_run import account, tuning_job
 from ofatvm.tuning.records import write_owner
 from ofatvm.tuning.relay_import import import_log, read_theirs
 from ofatvm.tuning.relay_journal import count_lines, locked
 from ofatvm.tuning.relay_records import best_trials, read_log, relay_folder
 from ofatvm.tuning.relay_tune import RelaySummary, tune_relay
-from ofatvm.tuning.workloads import space_workloads, union
 
 
 def tune_relay_space(
@@ -42,9 +41,7 @@ def tune_relay_space(
     blocking = setup.blocking
     bench = open_relay_bench(setup)
     folder = relay_folder(setup.tuning_logs, setup.target)
-    space = find_space(setup.space.name)  # the setup's is restricted to one resolution
-    spaces = [space_workloads(space, resolution) for resolution in resolutions]
-    ordered = union(spaces)
+    job = tuning_job(setup, resolutions, trials_per_task)
     with locked(folder) as log:
         kind = "measured" if imports_alone else setup.kind
         write_owner(folder, setup.target, setup.vectors, kind, road_versions("relay"))
@@ -59,38 +56,28 @@ def tune_relay_space(
                 )
             )
         if imports_alone:
-            trials_per_task = 0
+            job = replace(job, trials_per_workload=0)
             text = "imported trials are measured, so none are simulated into their folder"
             on_event(Notice("info", f"{text}; another --tuning-logs takes simulated ones"))
-        with Account(
+        with account(
             folder,
             lambda: count_lines(log),
-            target=folder.parent.name,
-            fingerprint=setup.target.fingerprint,
-            threads=setup.target.threads,
-            space=space.name,
-            resolutions=resolutions,
-            workloads=len(ordered),
-            trials_per_workload=trials_per_task,
+            setup.target,
+            job,
             versions=road_versions("relay"),
-        ) as account:
-
-            def listener(event: Event) -> None:
-                if isinstance(event, Progress):
-                    account.checkpoint()
-                on_event(event)
-
+            on_event=on_event,
+        ) as listener:
             summary = tune_relay(
-                ordered,
+                job.uses,
                 setup.target,
                 blocking,
                 log,
                 bench,
-                trials_per_task=trials_per_task,
+                trials_per_task=job.trials_per_workload,
                 time_budget_s=time_budget_s,
                 seed=seed,
                 on_event=listener,
             )
         best = best_trials(read_log(log)[0], blocking) if log.is_file() else {}
-    covered = min(setup.coverage(uses, best) for uses in spaces)
+    covered = min(setup.coverage(uses, best) for uses in job.spaces)
     return summary, covered, len(best)

@@ -24,6 +24,7 @@ from ofatvm.errors import DeviceError, RecordError, TargetError
 from ofatvm.events import Event
 from ofatvm.graph import operator_graph, totals
 from ofatvm.pipeline import tune_gpu as tune_gpu_module
+from ofatvm.pipeline import tuning_run
 from ofatvm.pipeline.describe import describe
 from ofatvm.pipeline.device_choice import NONE, choose_device, require_local
 from ofatvm.pipeline.devices import open_device
@@ -168,7 +169,7 @@ def test_what_was_tuned_is_compiled_and_said(
     arch = setup.space.smallest()
     use = max(subnet_workloads(arch), key=lambda use: use.macs)
     monkeypatch.setattr(tune_gpu_module, "open_gpu_bench", lambda *_, **__: PretendBench())
-    monkeypatch.setattr(tune_gpu_module, "space_workloads", lambda *_: [use])
+    monkeypatch.setattr(tuning_run, "space_workloads", lambda *_: [use])
     before = gpu_digest(setup, [arch])
     summary, covered, records = tune_gpu_space(setup, [28], trials_per_workload=3)
     assert (summary.new_trials, summary.complete, covered, records) == (3, 1, 1.0, 1)
