@@ -308,9 +308,8 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
         )
     elif records.borrowed:
         names = ", ".join(name for name, count in records.sources.items() if count)
-        on_event(
-            Notice("info", f"{setup.target.name} has no records of its own: using those of {names}")
-        )
+        own = setup.target.record_names[0]
+        on_event(Notice("info", f"{own} has no records of its own: using those of {names}"))
 
 
 def require_supernet_file(path: Path | None) -> None:

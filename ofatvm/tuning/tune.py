@@ -81,7 +81,8 @@ def tune(
     clock.await_closing(defaults, journal)
     used = tuple(siblings) if any(state.done < state.limit for state in states) else ()
     if used:
-        on_event(Notice("info", f"{target.name} starts from {'; '.join(map(str, used))}"))
+        known = "; ".join(map(str, used))
+        on_event(Notice("info", f"{target.record_names[0]} starts from {known}"))
     model = KernelCostModel(seed=seed, threads=unit.threads)
     lessons = Lessons(used)
     total = sum(state.limit for state in states)

@@ -13,7 +13,7 @@ from ofatvm.compiler.space import default_config
 from ofatvm.errors import RecordError
 from ofatvm.events import Event, Notice
 from ofatvm.pipeline import tune as module
-from ofatvm.pipeline.setup import Setup
+from ofatvm.pipeline.setup import Setup, tell_about_records
 from ofatvm.pipeline.tune import tune_space, tuning_folder
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.records import RECORDS_FILE, WORKLOADS_FILE, database_damage, write_owner
@@ -54,6 +54,16 @@ def test_records_and_coverage(setup: Setup) -> None:
     assert folder == setup.tuning_logs / setup.target.record_names[0]
     assert len((folder / RECORDS_FILE).read_bytes().splitlines()) == FEW
     assert (folder / "target.json").is_file()
+
+
+def test_records_of_another_thread_count_are_told_from_the_own(setup: Setup) -> None:
+    cores = replace(setup, target=setup.target.with_threads(setup.target.num_cores))
+    tune_space(cores, [128], trials_per_workload=1)
+    said: list[Event] = []
+    tell_about_records(setup, said.append)
+    assert warnings(said) == [
+        "x86-64-v2-1-threads has no records of its own: using those of x86-64-v2"
+    ]
 
 
 def test_other_resolutions_records_stay(setup: Setup) -> None:

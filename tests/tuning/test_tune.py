@@ -241,7 +241,7 @@ def test_a_siblings_best_comes_first_and_the_default_second(
     events: list[Event] = []
     done = run(tmp_path, 9, siblings=[near], on_event=events.append)
     assert done.siblings == (near,)
-    assert events[0] == Notice("info", f"{HOST.name} starts from {near}")
+    assert events[0] == Notice("info", f"{HOST.record_names[0]} starts from {near}")
     tried = [trial.config for trial in Journal.read(tmp_path).trials[POINTWISE.key]]
     record, *others = list(near.costs[POINTWISE.key])
     assert tried[:2] == [record, default_config(POINTWISE, UNIT)]
