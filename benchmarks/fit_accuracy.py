@@ -3,7 +3,10 @@
 Half of the rows that were drawn uniformly are held out, by a fixed seed; they serve for nothing
 but the report. So that luck of the draw can be judged, the same is repeated for other halves.
 
-    python benchmarks/fit_accuracy.py [CSV] [--out FILE]
+The CSV, which does not ship, has the columns `kernel` and `expand` (20 numbers, 0 where a block is
+skipped), `depth` (5 numbers), `top1_percent`, and `uniform_sample` (1 where drawn uniformly).
+
+    python benchmarks/fit_accuracy.py CSV [--out FILE]
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from ofatvm.predict.report import spearman
 from ofatvm.spaces import OFA_SPACE, find_space
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared/data/imagenet_top1_ofa_mbv3_w1.0_r224.csv"
 RESOLUTION = 224
 SPLIT_SEED = 0
 REPEATS = 20
@@ -83,7 +85,7 @@ def search_row_rmse(rows: np.ndarray, top1: np.ndarray, uniform: np.ndarray) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("csv", nargs="?", type=Path, default=DATA)
+    parser.add_argument("csv", type=Path)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "ofatvm/models/accuracy_ofa_mbv3_w1.0.json"
     )
