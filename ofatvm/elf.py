@@ -19,6 +19,7 @@ DT_GNU_HASH, DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFEF5, 0x6FFFFFFE, 0x6FFFFFFF
 GLOBAL = 1
 MAX_TABLE_BYTES = 1 << 24
 MAX_ENTRIES = 1 << 16
+MAX_NAME_BYTES = 1 << 12
 # Compiled code may need these libraries, and none of TVM's but the two that run it.
 LIBRARIES = re.compile(
     r"lib(c|m)\.so\.6|libdl\.so\.2|libpthread\.so\.0|ld-linux[A-Za-z0-9_-]*\.so\.[0-9]"
@@ -130,6 +131,7 @@ class _Dynamic:
     def _glibc(self) -> str | None:
         """The highest of the versions that stand in the table of versions needed."""
         found: list[str] = []
+        steps = 0
         place = self.values.get(DT_VERNEED, 0)
         for _ in range(min(self.values.get(DT_VERNEEDNUM, 0), MAX_ENTRIES)):
             _, count, _, first, following = struct.unpack("<HHIII", self._at(place, 16))
@@ -139,7 +141,11 @@ class _Dynamic:
                 match = re.fullmatch(r"GLIBC_([0-9]{1,4}(\.[0-9]{1,4}){1,3})", self._name(name))
                 if match:
                     found.append(match.group(1))
-                if not step or len(found) > MAX_ENTRIES:
+                # In all: the lists of several libraries may lie on top of each other.
+                steps += 1
+                if steps > MAX_ENTRIES:
+                    raise ValueError("too many")
+                if not step:
                     break
                 entry += step
             if not following:
@@ -173,7 +179,7 @@ class _Dynamic:
         return int(count)
 
     def _name(self, offset: int) -> str:
-        end = self.names.index(b"\0", offset)
+        end = self.names.index(b"\0", offset, offset + MAX_NAME_BYTES)
         return self.names[offset:end].decode("ascii")
 
     def _at(self, address: int, size: int) -> bytes:

@@ -31,6 +31,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILES = 64
 MAX_NOTES = 16
 MAX_FILE_BYTES = 4 << 30
+MAX_AXES = 8
 MAX_ELEMENTS = 1 << 28
 MAX_SIDE = 1 << 14
 
@@ -46,13 +47,15 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no tensor of a network has."""
+        axes = len(self.shape)
+        require(axes <= MAX_AXES, f"shape of {self.name!r} has {axes} axes, at most {MAX_AXES} may")
         require(
             all(size >= 1 for size in self.shape) and 1 <= math.prod(self.shape) <= MAX_ELEMENTS,
             f"shape of {self.name!r} must be of positive sizes, got {self.shape}",
         )
         require(
-            len(self.layout) == len(self.shape),
-            f"layout of {self.name!r} must name {len(self.shape)} axes, got {self.layout!r}",
+            len(self.layout) == axes,
+            f"layout of {self.name!r} must name {axes} axes, got {self.layout[:60]!r}",
         )
 
 

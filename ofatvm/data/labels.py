@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from ofatvm.errors import DatasetError, shorten
@@ -45,8 +47,8 @@ def check_names(names: tuple[str, ...], where: str) -> None:
 
 def check_distinct(names: tuple[str, ...], where: str) -> None:
     """Raise DatasetError if two classes have the same name."""
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
         raise DatasetError(f"classes of {where} must be distinct, {twice!r} is there twice")
 
 

@@ -198,3 +198,36 @@ def test_no_damaged_library_does_more_than_raise(tmp_path: Path) -> None:
         path.write_bytes(data[:length])
         with contextlib.suppress(BundleError):
             read_elf(path)
+
+
+def shared_object(names: bytes, dynamic: list[tuple[int, int]], tables: bytes) -> bytes:
+    """An x86-64 library of `names` at 176, with its dynamic section and then `tables` behind."""
+    dynamic = [*dynamic, (5, 176), (10, len(names)), (0, 0)]
+    data = b"".join(struct.pack("<qQ", *entry) for entry in dynamic)
+    place, size = 176 + len(names), 176 + len(names) + len(data) + len(tables)
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    for kind, start, length in ((1, 0, size), (2, place, len(data))):
+        head += struct.pack("<IIQQQQQQ", kind, 4, start, start, 0, length, length, 8)
+    return head + names + data + tables
+
+
+def test_small_libraries_cannot_make_much_work(tmp_path: Path) -> None:
+    path = tmp_path / "model.so"
+    path.write_bytes(shared_object(b"\0libm.so.6\0", [(1, 1), (4, 250), (6, 0)], bytes(64)))
+    assert read_elf(path).needed == ("libm.so.6",)
+    # 60,000 needed libraries that all have one and the same name of a megabyte.
+    path.write_bytes(shared_object(b"a" * (1 << 20) + b"\0", [(1, 0)] * 60_000, b""))
+    with pytest.raises(BundleError, match="damaged dynamic section"):
+        read_elf(path)
+    # 60,000 lists of versions of 60,000 entries, all in one place.
+    count, names = 60_000, b"\0"
+    place = 176 + len(names) + 16 * 5
+    lists = b"".join(
+        struct.pack("<HHIII", 1, count, 0, 16 * (count - number), 16) for number in range(count)
+    )
+    entries = struct.pack("<IHHII", 0, 0, 0, 0, 16) * (count + 1)
+    needs = [(0x6FFFFFFE, place), (0x6FFFFFFF, count)]
+    path.write_bytes(shared_object(names, needs, lists + entries))
+    with pytest.raises(BundleError, match="damaged dynamic section"):
+        read_elf(path)

@@ -92,6 +92,7 @@ def test_a_manifest_survives_the_round_trip(changes: dict[str, Any]) -> None:
         (inside("inputs", 0, "dtype", value="float64"), "dtype must be one of"),
         (inside("inputs", 0, "shape", value=[1, -1, 2, 3]), "positive sizes"),
         (inside("inputs", 0, "shape", value=[1 << 40]), "positive sizes"),
+        (inside("inputs", 0, "shape", value=[1 << 62] * 40_000), "has 40000 axes, at most 8 may"),
         (inside("inputs", 0, "layout", value="N"), "must name 4 axes"),
         (inside("preprocessing", "crop", value=4000), "1 <= crop <= resize"),
         (inside("preprocessing", "std", value=[0, 1, 1]), "std above 0"),

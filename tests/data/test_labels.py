@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofatvm.data.labels import check_training, checked_labels, hold_out
+from ofatvm.data.labels import check_distinct, check_training, checked_labels, hold_out
 from ofatvm.errors import DatasetError
 
 
@@ -128,3 +128,9 @@ def test_every_split_has_the_size_asked_for_and_shares_within_one(
 def test_a_class_name_is_one_line_of_text(name: str) -> None:
     with pytest.raises(DatasetError, match="a name must be one line of text"):
         check_training(np.array([0, 0, 1, 1]), ("fine", name), "here")
+
+
+def test_two_of_very_many_names_that_are_alike_are_found() -> None:
+    names = (*map(str, range(300_000)), "299999")
+    with pytest.raises(DatasetError, match="'299999' is there twice"):
+        check_distinct(names, "set.npz")
