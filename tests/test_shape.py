@@ -31,6 +31,7 @@ LAYERS = [
     {
         *("arch", "elf", "events", "executor", "files", "graph", "lock", "machine"),
         *("measurement", "paths", "road", "signals", "spaces", "target", "target_text", "text"),
+        "torchrun",
     },
     {
         "bundle",

@@ -52,6 +52,7 @@ from ofatvm.cli.render import (
 )
 from ofatvm.errors import MissingInputError, OfatvmError, UsageError, shorten
 from ofatvm.events import Event
+from ofatvm.torchrun import follows
 
 # name: (module:attribute, one-line help). Listing commands imports none of them.
 LAZY = {
@@ -204,7 +205,7 @@ def _run(words: list[str], *, as_json: bool) -> int:
         if isinstance(caught, BrokenPipeError) and stdout_closed():
             return 1
         error, kind = _system_error(caught)
-    if _follows():
+    if follows():
         if kind == "Interrupted":
             return INTERRUPTED
         # What fails here fails in the first process too, nearly always: then torchrun ends this
@@ -212,11 +213,6 @@ def _run(words: list[str], *, as_json: bool) -> int:
         time.sleep(FIRST_SPEAKS_SECONDS)
     print_error(error, as_json=as_json, kind=kind)
     return error.exit_code
-
-
-def _follows() -> bool:
-    """Whether this is one of several processes of torchrun, and not the first."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def _system_error(caught: Exception) -> tuple[OfatvmError, str]:

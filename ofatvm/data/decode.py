@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
+# Phones and browsers save photographs in these, too; Pillow reads them not everywhere.
+UNREAD_SUFFIXES = frozenset(".avif .heic .heif .jp2 .jxl".split())  # noqa: SIM905
 # Not all that Pillow knows: EPS, for one, would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 BLOCK = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 from ofatvm.data.binary import CIFAR10_FILES
 from ofatvm.errors import MissingInputError
 from ofatvm.files import replace_file
+from ofatvm.torchrun import first_of_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT_BYTES = 256 << 20
 TIMEOUT_S = 60.0
+WAIT_S, LOOK_S = 3600.0, 0.2  # for another process's fetching, and from look to look
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,17 @@ SOURCES = {
 
 
 def fetched(name: str, *, cache: Path, fetch: Callable[[str], bytes] | None = None) -> Path:
-    """The folder below `cache` with the set's files, fetched unless they are all there."""
+    """The folder below `cache` with the set's files, fetched unless they are all there.
+
+    Of several processes that train together, the first on each machine fetches, the others wait
+    for the files. Where that fails torchrun ends them all.
+    """
     source = SOURCES[name]
     folder = cache / name
     if is_cached(name, cache):
         return folder
+    if not first_of_machine():
+        return awaited(name, cache=cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, md5 in source.published:
@@ -103,6 +112,19 @@ def fetched(name: str, *, cache: Path, fetch: Callable[[str], bytes] | None = No
             hint="without network, give --data a path",
         ) from error
     return folder
+
+
+def awaited(name: str, *, cache: Path, seconds: float = WAIT_S) -> Path:
+    """The folder, as soon as another process has fetched all of its files."""
+    deadline = time.monotonic() + seconds
+    while not is_cached(name, cache):
+        if time.monotonic() > deadline:
+            raise MissingInputError(
+                f"the first process has not fetched {name} into {cache / name} in {seconds:g} s",
+                hint="fetch it without torchrun",
+            )
+        time.sleep(LOOK_S)
+    return cache / name
 
 
 def is_cached(name: str, cache: Path) -> bool:

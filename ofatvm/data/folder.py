@@ -11,6 +11,7 @@ import numpy as np
 from ofatvm.data.dataset import ArrayImages
 from ofatvm.data.decode import (
     SUFFIXES,
+    UNREAD_SUFFIXES,
     bombs_are_errors,
     decode_all,
     decoded,
@@ -163,20 +164,33 @@ def class_folders(path: Path) -> tuple[tuple[str, ...], tuple[Path, ...], np.nda
 def images_below(folder: Path) -> list[Path]:
     """Files with an image's suffix at any depth, in order; hidden ones do not count.
 
-    DatasetError for a folder that cannot be read, or what is no file: a pipe could wait for ever.
+    Links to folders are followed, each folder is entered once. DatasetError for a folder that
+    cannot be read, for what is no file (a pipe could wait for ever), and for photographs in a
+    format that is not read: passed over, they would be missed by nobody.
     """
 
     def unreadable(error: OSError) -> None:
         raise DatasetError(f"{error.filename} cannot be read: {error.strerror}")
 
     found = []
-    for where, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(where, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    entered = set()
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        entered.add(os.path.realpath(where))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and os.path.realpath(Path(where, name)) not in entered
         ]
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith(".") or suffix not in SUFFIXES | UNREAD_SUFFIXES:
+                continue
+            if suffix in UNREAD_SUFFIXES:
+                raise DatasetError(
+                    f"{Path(where, name)} is a photograph in a format that is not read",
+                    hint="convert such files to JPEG or PNG, or remove them",
+                )
+            found.append(Path(where, name))
     odd = next((path for path in found if path.exists() and not path.is_file()), None)
     if odd is not None:
         raise DatasetError(f"{odd} is no file", hint="remove it")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ofatvm.arch import Arch
-from ofatvm.data import ArrayImages, Images
-from ofatvm.data.resize import resized
+from ofatvm.data import Images
 from ofatvm.events import Event, ignore
-from ofatvm.supernet.evaluate import Exam, evaluate
+from ofatvm.pipeline.exam import like_the_others
+from ofatvm.supernet.evaluate import evaluate
 from ofatvm.supernet.folder import SupernetFolder
+from ofatvm.supernet.numpy_io import folder_exam
 
 
 def evaluate_folder(
@@ -23,9 +25,7 @@ def evaluate_folder(
 
     Pictures are scaled to the size of the folder's own first, as a bundle's run.py does.
     """
-    native = folder.evaluation().native
-    if isinstance(images, ArrayImages) and images.native != native:
-        images = ArrayImages(resized(images.pixels, native), images.labels)
-    exam = Exam(folder.calibration(), images, folder.mean, folder.std)
+    own = folder_exam(folder)
+    exam = replace(own, images=like_the_others(images, own))
     correct = evaluate(folder.weights, folder.space, exam, archs, on_event=on_event)
     return [100 * float(row.mean()) for row in correct]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ofatvm.arch import Arch, ArchSpace
-from ofatvm.data import ArrayImages, Dataset, Images
+from ofatvm.data import ArrayImages, Dataset, Images, resized
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.table import examined
 from ofatvm.predict.accuracy import AccuracyModel
@@ -28,6 +28,7 @@ WATCH_CALIBRATION, WATCH_IMAGES = 1000, 2000
 HELD_OUT_SHARE = 0.2
 RANDOM_TESTED = 50
 SAMPLE_CLASSES = 10
+SCALED_AT_ONCE = 256  # pictures: at their own size they may take far more memory
 
 
 def make_exam(dataset: Dataset, space: ArchSpace, seed: int) -> Exam:
@@ -47,15 +48,25 @@ def make_exam(dataset: Dataset, space: ArchSpace, seed: int) -> Exam:
 def some(images: Images, count: int, space: ArchSpace, seed: int) -> ArrayImages:
     """At most `count` images in memory, drawn without repetition, in the order they were drawn.
 
-    Sets are often sorted by class; drawn so, every part of the result is of all classes. Pictures
-    of more than twice the space's resolution are scaled to that.
+    Sets are often sorted by class; drawn so, every part of the result is of all classes. They are
+    squares, of at most twice the space's resolution.
     """
     size = min(images.native, 2 * space.resolutions[-1])
     fits = EXAM_BYTES // (size * size * space.in_channels)
     chosen = np.random.default_rng([seed, 5]).permutation(len(images))[: min(count, fits)]
-    if isinstance(images, ArrayImages) and size == images.native:
-        return images.take(chosen)
-    return ArrayImages(images.batch(chosen, size), images.labels[chosen])
+    pixels = np.empty((len(chosen), size, size, space.in_channels), dtype=np.uint8)
+    for start in range(0, len(chosen), SCALED_AT_ONCE):
+        rows = chosen[start : start + SCALED_AT_ONCE]
+        pixels[start : start + SCALED_AT_ONCE] = images.batch(rows, size)
+    return ArrayImages(pixels, images.labels[chosen])
+
+
+def like_the_others(images: Images, exam: Exam) -> Images:
+    """Pictures at the size of those that the exam has, as a bundle's run.py scales them first."""
+    native = exam.images.native
+    if isinstance(images, ArrayImages) and images.native != native:
+        return ArrayImages(resized(images.pixels, native), images.labels)
+    return images
 
 
 def say_fewer(exam: Exam, dataset: Dataset, on_event: Callable[[Event], None]) -> None:

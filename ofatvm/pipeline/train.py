@@ -22,6 +22,7 @@ from ofatvm.measurement import now
 from ofatvm.pipeline.exam import (
     carried,
     fit_accuracy,
+    like_the_others,
     make_exam,
     reported,
     sample_pictures,
@@ -132,11 +133,11 @@ def train_supernet(
         figures: dict[str, Any] = {
             "largest_percent": float(top1[archs.index(space.largest())]),
             "smallest_percent": float(top1[archs.index(space.smallest())]),
-            "evaluated_on": f"{correct.shape[1]:,} images held out of the training part",
+            "evaluated_on": f"{correct.shape[1]:,} held-out images",
             "accuracy_model": report,
         }
         if test is not None:
-            on_test = replace(exam, images=test)
+            on_test = replace(exam, images=like_the_others(test, exam))
             figures["test"] = reported(
                 weights, space, on_test, work / TABLE, config.seed, on_event=on_event
             )

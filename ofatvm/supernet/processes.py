@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from ofatvm.errors import TrainingError, UsageError
+from ofatvm.torchrun import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _reaching_all() -> Iterator[None]:
 @contextmanager
 def joined() -> Iterator[Processes]:
     """Join the processes that torchrun started (gloo); alone without it."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not together():
         yield Processes()
         return
     if not torch.distributed.is_available():

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import pytest
 
 from ofatvm.lock import lock_folder
 from ofatvm.supernet.folder import read_supernet
-from tests.conftest import ROOT
 from tests.supernet.toy import TOY, bars
 
 Run = Callable[..., Any]
@@ -246,22 +242,3 @@ def test_an_interrupt_says_which_command_continues(
         answer = ofatvm(*words(pictures, tmp_path / "out", *more))
         assert answer.code == 130
         assert again in answer.err
-
-
-def test_an_error_that_all_processes_have_is_said_once(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "ofatvm", "train", "--data", tmp_path / "nowhere", "--out", tmp_path / "out"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1
-    assert "nowhere" in said[0]
-    assert "exitcode  : 5" in done.stderr, "what torchrun says of the first"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from ofatvm.data import load_dataset
-from ofatvm.data.download import SOURCES, fetch_https, fetched
+from ofatvm.data.download import SOURCES, awaited, fetch_https, fetched
 from ofatvm.errors import MissingInputError
+from ofatvm.files import replace_file
 from tests.data.making import write_mnist
 
 
@@ -152,3 +154,28 @@ def test_an_archive_that_lacks_a_file_is_refused(
     monkeypatch.setitem(SOURCES, "cifar10", replace(source, published=published))
     with pytest.raises(MissingInputError, match=r"lacks data_batch_1\.bin"):
         fetched("cifar10", cache=tmp_path, fetch=lambda address: data)
+
+
+def test_a_process_that_is_not_the_first_waits_for_what_the_first_fetches(
+    tmp_path: Path, mirror: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    source = SOURCES["mnist"]
+    (tmp_path / "mnist").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(fetched, "mnist", cache=tmp_path, fetch=never)
+        for name in source.files:
+            assert not waiting.done()
+            replace_file(tmp_path / "mnist" / name, mirror(source.address + name))
+        assert waiting.result(60) == tmp_path / "mnist"
+    with pytest.raises(MissingInputError, match=r"has not fetched cifar10 into .* in 0 s"):
+        awaited("cifar10", cache=tmp_path, seconds=0)
+
+
+def test_the_first_process_of_each_machine_fetches(
+    tmp_path: Path, mirror: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert len(list(fetched("mnist", cache=tmp_path, fetch=mirror).iterdir())) == 4

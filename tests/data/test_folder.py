@@ -282,6 +282,26 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     assert "\n" not in error.value.message
 
 
+def test_links_to_folders_are_followed_and_each_is_entered_once(tmp_path: Path) -> None:
+    write_classes(tmp_path / "elsewhere", {"more": 3})
+    data = write_classes(tmp_path / "data", {"cat": 5, "dog": 5}, seed=50)
+    (data / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (data / "cat" / "again").symlink_to(data / "cat")
+    (tmp_path / "elsewhere" / "more" / "round").symlink_to(tmp_path / "elsewhere")
+    dataset = load_dataset(data, size=8, holdout=2)
+    assert np.bincount(dataset.train.labels).sum() == 11
+    assert sorted(path.name for path in dataset.files if "more" in path.parts) == [
+        *("000.png", "001.png", "002.png"),
+    ]
+
+
+def test_photographs_that_are_not_read_are_not_passed_over(tmp_path: Path) -> None:
+    data = write_classes(tmp_path, {"cat": 5, "dog": 5})
+    (data / "dog" / "IMG_1.HEIC").touch()
+    with pytest.raises(DatasetError, match=r"IMG_1\.HEIC is a photograph in a format that is not"):
+        load_dataset(data, size=8)
+
+
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, CATS_AND_DOGS)
     os.mkfifo(folder / "cat" / "0.png")

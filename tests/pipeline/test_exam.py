@@ -1,7 +1,7 @@
 import numpy as np
 
-from ofatvm.data import ArrayImages
-from ofatvm.pipeline.exam import make_exam, sample_pictures, some
+from ofatvm.data import ArrayImages, resized
+from ofatvm.pipeline.exam import like_the_others, make_exam, sample_pictures, some
 from tests.supernet.toy import TOY, bars, toy_dataset
 
 
@@ -34,6 +34,32 @@ def test_large_pictures_are_scaled_to_twice_the_resolution():
     pixels = np.random.default_rng(0).integers(0, 255, (4, 100, 90, 1)).astype(np.uint8)
     large = ArrayImages(pixels, np.arange(4) % 3)
     assert some(large, 4, TOY, 0).pixels.shape == (4, 24, 24, 1)
+
+
+def test_long_pictures_take_no_more_memory_than_their_squares():
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 16, 90, 1)).astype(np.uint8)
+    asked = []
+
+    class Strips(ArrayImages):
+        def batch(self, indices, size):
+            asked.append(len(indices))
+            return super().batch(indices, size)
+
+    strips = Strips(pixels, np.arange(700) % 3)
+    drawn = some(strips, 700, TOY, 0)
+    assert drawn.pixels.shape == (700, 16, 16, 1)
+    assert max(asked) <= 256
+    order = np.random.default_rng([0, 5]).permutation(700)
+    np.testing.assert_array_equal(drawn.pixels, strips.batch(order, 16))
+    np.testing.assert_array_equal(drawn.labels, strips.labels[order])
+
+
+def test_test_pictures_are_scaled_as_those_that_the_folder_carries():
+    exam = make_exam(toy_dataset(), TOY, 0)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 30, 33, 1)).astype(np.uint8)
+    other = like_the_others(ArrayImages(pixels, np.arange(4) % 3), exam)
+    np.testing.assert_array_equal(other.batch(np.arange(4), 10), resized(resized(pixels, 12), 10))
+    assert like_the_others(exam.images, exam) is exam.images
 
 
 def test_calibration_images_are_of_the_training_part_and_never_held_out():

@@ -1,0 +1,90 @@
+"""`ofatvm train` under torchrun, with two processes for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ofatvm.data.download import IDX_FILES
+from tests.conftest import ROOT
+from tests.data.making import write_mnist
+
+# The command, with the toy's space and a mirror of MNIST that notes what is asked of it.
+MIRRORED = """
+import hashlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ofatvm import spaces
+from ofatvm.cli.main import main
+from ofatvm.data import download
+from tests.supernet.toy import TOY
+
+mirror, source = Path(sys.argv[1]), download.SOURCES["mnist"]
+
+
+def fetch(address):
+    name = address.removeprefix(source.address)
+    with (mirror / "asked").open("a") as file:
+        print(name, file=file)
+    if (mirror / "down").exists():
+        raise OSError("no route to host")
+    return (mirror / name).read_bytes()
+
+
+sums = [(n, hashlib.md5((mirror / n).read_bytes()).hexdigest()) for n in source.files]
+download.SOURCES["mnist"] = replace(source, published=tuple(sums))
+download.fetch_https, spaces.SPACES["toy"] = fetch, TOY
+if __name__ == "__main__":  # processes that evaluate import this file, too
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+def together(*words: object) -> subprocess.CompletedProcess[str]:
+    """What two processes of torchrun say, when each runs Python with the words."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_an_error_that_all_processes_have_is_said_once(tmp_path: Path) -> None:
+    data, out = tmp_path / "nowhere", tmp_path / "out"
+    done = together("-m", "ofatvm", "train", "--data", data, "--out", out)
+    assert len(said(done)) == 1
+    assert "nowhere" in said(done)[0]
+    assert "exitcode  : 5" in done.stderr, "what torchrun says of the first"
+
+
+def test_the_first_process_fetches_for_all_and_ends_all_when_it_cannot(tmp_path: Path) -> None:
+    script, mirror, out = tmp_path / "mirrored.py", write_mnist(tmp_path / "mirror"), tmp_path / "x"
+    script.write_text(MIRRORED)
+    words = [
+        *(script, mirror, "train", "--data", "mnist", "--download", "--workspace", tmp_path / "ws"),
+        *("--space", "toy", "--out", out, "--epochs", 1, "--batch", 8, "--subnets", 40),
+        *("--holdout", 10, "--shift", 1),
+    ]
+    (mirror / "down").touch()
+    done = together(*words)
+    assert len(said(done)) == 1
+    assert "no route to host" in said(done)[0]
+    assert "exitcode  : 5" in done.stderr
+    (mirror / "down").unlink()
+    done = together(*words)
+    assert done.returncode == 0, done.stderr
+    asked = (mirror / "asked").read_text().split()
+    assert [asked.count(name) for name in IDX_FILES] == [2, 1, 1, 1]
+    assert (out / "supernet.json").is_file()
