@@ -55,7 +55,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def is_grey(path: Path) -> bool:
     """Whether the file's own mode has no colour."""
     with opened(path) as image:
-        return image.mode in ("1", "L") or image.mode.startswith("I")
+        return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def verify(path: Path) -> None:

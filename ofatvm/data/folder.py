@@ -98,7 +98,9 @@ def read_folder(path: Path) -> FolderParts:
             )
     names = [name for name in VAL_NAMES if (path / name).is_dir()]
     if len(names) > 1:
-        raise DatasetError(f"{path} has several validation parts: {', '.join(names)}")
+        raise DatasetError(
+            f"{path} has several validation parts: {', '.join(names)}", hint="keep one of them"
+        )
     wanted = {"train": path / "train"}
     if names:
         wanted["val"] = path / names[0]
@@ -120,7 +122,8 @@ def read_folder(path: Path) -> FolderParts:
             ]
             raise DatasetError(
                 f"{path / 'train'} and {folder} must have the same class folders, "
-                f"{' and '.join(only)}"
+                f"{' and '.join(only)}",
+                hint="add what is missing, or rename",
             )
         parts[part] = (paths, labels)
     return FolderParts(first, parts)

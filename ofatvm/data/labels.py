@@ -20,16 +20,18 @@ def checked_labels(labels: np.ndarray, where: str, *, classes: int | None = None
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DatasetError(
             f"labels of {where} must be whole numbers of shape (n,), got {labels.dtype} "
-            f"{labels.shape}"
+            f"{labels.shape}",
+            hint="number the classes from 0, save labels.astype(np.int64), and names as classes",
         )
     if not len(labels):
-        raise DatasetError(f"{where} holds no images")
+        raise DatasetError(f"{where} holds no images", hint="add some")
     limit = MAX_CLASSES if classes is None else classes
     for label in (int(labels.min()), int(labels.max())):
         if not 0 <= label < limit:
             row = int(np.flatnonzero(labels == label)[0])
             raise DatasetError(
-                f"label {label} of image {row} in {where} is out of range (0 to {limit - 1})"
+                f"label {label} of image {row} in {where} is out of range (0 to {limit - 1})",
+                hint="number the classes from 0, without gaps",
             )
     return labels.astype(np.int64)
 
@@ -49,7 +51,9 @@ def check_distinct(names: tuple[str, ...], where: str) -> None:
     """Raise DatasetError if two classes have the same name."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise DatasetError(f"classes of {where} must be distinct, {twice!r} is there twice")
+        raise DatasetError(
+            f"classes of {where} must be distinct, {twice!r} is there twice", hint="rename one"
+        )
 
 
 def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
@@ -58,7 +62,8 @@ def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> 
     check_distinct(classes, where)
     if len(classes) < 2:
         raise DatasetError(
-            f"{where} has {len(classes)} class ({', '.join(classes)}), training needs at least 2"
+            f"{where} has {len(classes)} class ({', '.join(classes)}), training needs at least 2",
+            hint="add pictures of another class",
         )
     counts = np.bincount(labels, minlength=len(classes))
     label = int(counts.argmin())
@@ -70,7 +75,8 @@ def check_training(labels: np.ndarray, classes: tuple[str, ...], where: str) -> 
     if counts[label] < MIN_IMAGES:
         raise DatasetError(
             f"class {classes[label]!r} has {counts[label]} training image in {where}, at least "
-            f"{MIN_IMAGES} are needed"
+            f"{MIN_IMAGES} are needed",
+            hint="add some, or leave that class out",
         )
 
 

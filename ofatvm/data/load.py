@@ -142,7 +142,8 @@ def read_npz_parts(path: Path, train_path: Path, others: dict[str, Path]) -> Par
         pixels, labels, part_names = read_npz(file)
         if part_names is not None and part_names != names:
             raise DatasetError(
-                f"{file} and {train_path} must have the same classes, got {part_names} and {names}"
+                f"{file} and {train_path} must have the same classes, got {part_names} and {names}",
+                hint="name them alike, in one order",
             )
         found[part] = ArrayImages(pixels, checked_labels(labels, str(file), classes=count))
     return array_parts(path, train, found.get("val"), found.get("test"), names)

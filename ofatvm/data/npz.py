@@ -64,11 +64,13 @@ def read_npz(
     if not good or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise DatasetError(
             f"images of {path} must be uint8 of shape (n, h, w) or (n, h, w, 1 or 3), got "
-            f"{images.dtype} {images.shape}"
+            f"{images.dtype} {images.shape}",
+            hint="scale them to 0 to 255, put channels last, and save images.astype(np.uint8)",
         )
     if arrays["labels"].shape != images.shape[:1]:
         raise DatasetError(
-            f"{path} has {len(images)} images but labels of shape {arrays['labels'].shape}"
+            f"{path} has {len(images)} images but labels of shape {arrays['labels'].shape}",
+            hint="labels are one whole number an image, of shape (n,)",
         )
     names = class_names(arrays["classes"], path) if "classes" in arrays else None
     return images if images.ndim == 4 else images[..., None], arrays["labels"], names
@@ -91,7 +93,8 @@ def read_member(archive: zipfile.ZipFile, name: str, path: Path, limit_bytes: in
         start = stream.tell()
     if dtype.kind not in "biufU":
         raise DatasetError(
-            f"array {name!r} of {path} has type {dtype}; only plain numbers and text are read"
+            f"array {name!r} of {path} has type {dtype}; only plain numbers and text are read",
+            hint="save it with .astype(np.int64) if it holds numbers, else with .astype(str)",
         )
     size_bytes = dtype.itemsize
     for length in shape:
@@ -117,7 +120,8 @@ def class_names(names: np.ndarray, path: Path) -> tuple[str, ...]:
     """The array as names: one-dimensional text, no two alike."""
     if names.dtype.kind != "U" or names.ndim != 1:
         raise DatasetError(
-            f"classes of {path} must be text of shape (k,), got {names.dtype} {names.shape}"
+            f"classes of {path} must be text of shape (k,), got {names.dtype} {names.shape}",
+            hint="save them with .astype(str)",
         )
     try:
         result = tuple(names.tolist())

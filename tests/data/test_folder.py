@@ -116,6 +116,9 @@ def test_the_digest_is_of_names_and_sizes(tmp_path: Path) -> None:
 def test_folders_of_grey_images_have_one_channel(tmp_path: Path) -> None:
     folder = write_classes(tmp_path, CATS_AND_DOGS, grey=True)
     assert load_dataset(folder, size=8).channels == 1
+    with Image.open(folder / "dog" / "001.png") as image:
+        image.convert("LA").save(folder / "dog" / "001.png")
+    assert load_dataset(folder, size=8).channels == 1
     assert load_dataset(folder, size=8, channels=3).channels == 3
     write_image(folder / "dog" / "000.png", noise(10, 12, 3))
     dataset = load_dataset(folder, size=8)

@@ -180,6 +180,7 @@ def test_labels_and_classes_must_fit(tmp_path: Path, changes: dict[str, Any], sa
     with pytest.raises(DatasetError, match=said) as error:
         load_dataset(path, size=6)
     assert "x.npz" in error.value.message
+    assert error.value.hint
 
 
 def test_validation_labels_must_be_classes_of_training(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_wrong_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], said:
     with pytest.raises(DatasetError, match=said) as error:
         read_npz(path)
     assert str(path) in error.value.message
+    assert error.value.hint
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
