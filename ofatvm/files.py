@@ -1,10 +1,12 @@
-"""Files that are replaced whole or not at all, and folders for what is only needed for a while."""
+"""Files read or replaced whole or not at all, and folders for what is only needed for a while."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,11 +14,33 @@ from functools import cache
 from glob import escape as glob_escape
 from pathlib import Path
 
+MOST_BYTES = 1 << 30
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)")
 # Machines, and containers, may share a folder, and each has processes of its own.
 _MACHINE = re.sub(r"\W", "_", os.uname().nodename)[:40]
 _SCRATCH = re.compile(rf"ofatvm-[a-z]+-(\d+)-{_MACHINE}-\w{{8}}", re.ASCII)
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """All of an ordinary file of at most `most` bytes; an OSError that names it for anything else.
+
+    A pipe would be waited for and a device read for ever, and both may lie in a folder from others.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "it is no ordinary file")
+            if found.st_size > most:
+                raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB")
+            return file.read()
+    except OSError as error:  # what reading raises does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ofatvm.files import (
     exchange,
     intended_name,
+    read_file,
     remove_leftovers,
     replace_file,
     scratch,
@@ -21,6 +22,35 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
     replace_file(tmp_path / "a.txt", b"one")
     replace_file(tmp_path / "a.txt", b"two")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"two"}
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"three")
+    assert read_file(path, 5) == b"three"
+    with pytest.raises(OSError, match="larger than") as caught:
+        read_file(path, 4)
+    assert caught.value.filename == str(path)
+
+
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    endless = tmp_path / "endless"
+    endless.symlink_to("/dev/zero")
+    for path in (pipe, endless):
+        with pytest.raises(OSError, match="no ordinary file") as caught:
+            read_file(path)
+        assert caught.value.filename == str(path)
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "none")
+
+
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        read_file(Path("/proc/self/mem"))
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import click
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.cli.options import RESOLUTION
 from ofatvm.errors import ArchError, MissingInputError, UsageError
+from ofatvm.files import read_file
 from ofatvm.spaces import OFA_SPACE, find_space, parse_arch
 from ofatvm.supernet.folder import (
     DEFAULT_SUPERNET,
@@ -152,12 +154,15 @@ def read_archs(
         return archs
     if not file.is_file():
         raise MissingInputError(f"no architecture file {file}", hint="one architecture a line")
-    if file.stat().st_size > MAX_ARCH_FILE_BYTES:
-        raise ArchError(f"{file} is larger than {MAX_ARCH_FILE_BYTES >> 20} MB", hint="split it")
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        text = read_file(file, MAX_ARCH_FILE_BYTES).decode("utf-8-sig")
+        lines = io.StringIO(text, newline=None).read().split("\n")
     except UnicodeDecodeError:
         raise ArchError(f"{file} is not UTF-8 text", hint="one architecture a line") from None
+    except OSError as error:
+        raise ArchError(
+            f"{file} cannot be read: {error.strerror}", hint="give a text, one architecture a line"
+        ) from None
     found = False
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ofatvm.errors import MissingInputError
+from ofatvm.files import read_file
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
 from ofatvm.tuning.journal import Journal
@@ -347,7 +348,7 @@ def _rounded(ratio: float) -> float:
 def _read(path: Path, script: str) -> dict[str, Any] | None:
     """A benchmark's result; None where there is none."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         return None
     with _checked(path, script):

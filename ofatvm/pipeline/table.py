@@ -15,6 +15,7 @@ import numpy as np
 
 from ofatvm.arch import Arch, ArchSpace, leaning
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.files import read_file
 from ofatvm.supernet.evaluate import Exam, evaluate
 
 KEY_BATCH = 256
@@ -106,7 +107,7 @@ def _read(journal: Path, key: str, images: int) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     if not journal.exists():
         return found
-    for line in journal.read_bytes().splitlines():
+    for line in read_file(journal).splitlines():
         try:
             entry = json.loads(line)
             bits = np.frombuffer(base64.b64decode(entry["correct"], validate=True), np.uint8)

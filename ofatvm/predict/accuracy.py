@@ -22,7 +22,7 @@ import numpy as np
 
 from ofatvm.arch import ArchSpace
 from ofatvm.errors import ArchError, MissingInputError
-from ofatvm.files import replace_file
+from ofatvm.files import read_file, replace_file
 from ofatvm.paths import data_dir
 from ofatvm.predict.accuracy_fit import Penalties, check_table, fit_terms
 from ofatvm.predict.accuracy_terms import CURVE, stage_offsets, stage_terms
@@ -173,7 +173,7 @@ class AccuracyModel:
     def load(cls, path: Path) -> AccuracyModel:
         """Read what `save` wrote, or a file of schema 1, which has a single resolution."""
         try:
-            return cls._parse(json.loads(path.read_bytes()))
+            return cls._parse(json.loads(read_file(path)))
         except FileNotFoundError:
             raise MissingInputError(f"there is no accuracy model {path}") from None
         except (ArchError, KeyError, OSError, RecursionError, ValueError) as error:

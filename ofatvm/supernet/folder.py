@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from ofatvm.arch import ArchSpace
 from ofatvm.errors import ArchError, CheckpointError, DatasetError, MissingInputError, shorten
-from ofatvm.files import replace_file
+from ofatvm.files import read_file, replace_file
 from ofatvm.paths import data_dir
 from ofatvm.spaces import find_space
 from ofatvm.text import is_line
@@ -97,10 +97,8 @@ class SupernetFolder:
         for name in sorted(self.files):
             match = SAMPLE_NAME.fullmatch(name)
             if match and int(match[1]) < len(self.classes):
-                self._checked(name, MAX_JSON_BYTES)
-                with (self.path / name).open("rb") as file:
-                    if file.read(len(PNG)) != PNG:
-                        raise CheckpointError(f"{self.path / name} is no PNG", hint="remove it")
+                if not self._checked(name, MAX_JSON_BYTES).startswith(PNG):
+                    raise CheckpointError(f"{self.path / name} is no PNG", hint="remove it")
                 found.append((self.path / name, self.classes[int(match[1])]))
         return found
 
@@ -110,11 +108,15 @@ class SupernetFolder:
         if name not in self.files:
             raise MissingInputError(f"{self.path} has no {name}", hint="train it again")
         try:
-            if path.stat().st_size > limit:
-                raise CheckpointError(f"{path} is larger than {limit >> 20} MiB")
-            data = path.read_bytes()
+            data = read_file(path, limit)
+        except FileNotFoundError:
+            raise MissingInputError(
+                f"{path} cannot be read: it is not there", hint="restore it, or train again"
+            ) from None
         except OSError as error:
-            raise MissingInputError(f"{path} cannot be read: {error.strerror}") from None
+            raise CheckpointError(
+                f"{path} cannot be read: {error.strerror}", hint="restore it, or train again"
+            ) from None
         if hashlib.sha256(data).hexdigest() != self.files[name]:
             raise CheckpointError(
                 f"{path} does not have the digest that {FILE_NAME} gives",
@@ -147,16 +149,18 @@ def read_supernet(path: Path) -> SupernetFolder:
 
     file = path / FILE_NAME
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{file} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        data = file.read_bytes()
-    except OSError:
+        data = read_file(file, MAX_JSON_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         unfinished = (path / "training").is_dir()
         raise MissingInputError(
             f"{path} holds no trained supernet (no {FILE_NAME})",
             hint="its training is not finished: `ofatvm train` with the same options continues it"
             if unfinished
             else "make one with `ofatvm train`",
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {error.strerror}", hint="restore it, or train again"
         ) from None
     try:
         value = json.loads(data)
@@ -205,7 +209,7 @@ def read_supernet(path: Path) -> SupernetFolder:
 
 def find_supernet(text: str) -> SupernetFolder:
     """A shipped supernet by its name, or any by the path of its folder."""
-    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text) and (data_dir("supernets") / text).is_dir():
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", text) and (data_dir("supernets") / text).is_dir():
         return read_supernet(data_dir("supernets") / text)
     if not Path(text).is_dir():
         known = ", ".join(shipped_supernets()) or "none"

@@ -14,7 +14,7 @@ from safetensors.torch import save as dump_safetensors
 from torch import Tensor
 
 from ofatvm.errors import CheckpointError, MissingInputError
-from ofatvm.files import replace_file
+from ofatvm.files import read_file, replace_file
 
 SCHEMA = 2
 FILE_NAME = "training.safetensors"
@@ -74,13 +74,13 @@ def load_state(
     """
     path = folder / FILE_NAME
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{path} has more than {MAX_BYTES >> 30} GiB")
-        data = path.read_bytes()
+        data = read_file(path, MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MissingInputError(f"{path} cannot be read: {error.strerror}") from None
+        raise MissingInputError(
+            f"{path} cannot be read: {error.strerror}", hint="start over with --fresh"
+        ) from None
     try:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])

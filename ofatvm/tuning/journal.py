@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar, Generic, Self, TypeVar
 
 from ofatvm.compiler.schedule import ScheduleConfig
 from ofatvm.errors import RecordError
-from ofatvm.files import replace_file
+from ofatvm.files import read_file, replace_file
 from ofatvm.lock import lock_folder
 from ofatvm.tuning.lines import append_lines, checked_body, checked_line
 
@@ -191,7 +191,7 @@ class TrialFile(ABC, Generic[C]):
 
     def _load(self) -> list[bytes]:
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = read_file(self.path).split(b"\n")
         except FileNotFoundError:
             return []
         if not lines[-1]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from ofatvm.files import replace_file
+from ofatvm.files import read_file, replace_file
 from ofatvm.measurement import now
 from ofatvm.tuning.energy import (
     WATTS_PER_CORE,
@@ -168,7 +168,7 @@ def read_ledger(folders: Path | Iterable[Path]) -> Ledger:
 
 def _lines(folder: Path) -> list[bytes]:
     try:
-        data = (folder / LEDGER_FILE).read_bytes()
+        data = read_file(folder / LEDGER_FILE)
     except FileNotFoundError:
         return []
     return [line for line in data.split(b"\n") if line]

@@ -20,7 +20,7 @@ from ofatvm.compiler.plan import Workload
 from ofatvm.compiler.schedule import ScheduleConfig, scheduled, scheduled_module
 from ofatvm.compiler.space import VectorUnit
 from ofatvm.errors import RecordError
-from ofatvm.files import replace_file, scratch
+from ofatvm.files import read_file, replace_file, scratch
 from ofatvm.measurement import Kind
 from ofatvm.target import Target
 from ofatvm.tuning.journal import JOURNAL_FILE, Journal, Trial
@@ -135,7 +135,7 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
     """TVM's dict of the target a folder's records were tuned for; None if it does not say."""
     path = folder / TARGET_FILE
     try:
-        return dict(json.loads(path.read_bytes())["target"])
+        return dict(json.loads(read_file(path))["target"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -172,7 +172,7 @@ def read_kind(folder: Path) -> str:
     """Whether a folder's trials are measured or simulated; empty if it does not say."""
     path = folder / TARGET_FILE
     try:
-        return str(json.loads(path.read_bytes()).get("kind", ""))
+        return str(json.loads(read_file(path)).get("kind", ""))
     except FileNotFoundError:
         return ""
     except (ValueError, AttributeError, RecursionError):
@@ -191,7 +191,7 @@ def read_unit(folder: Path) -> VectorUnit:
     """The vector unit a folder's trials ran on; RecordError if it does not say."""
     path = folder / TARGET_FILE
     try:
-        unit = VectorUnit(**json.loads(path.read_bytes())["unit"])
+        unit = VectorUnit(**json.loads(read_file(path))["unit"])
     except FileNotFoundError:
         raise RecordError(f"{path} is missing", hint="restore it") from None
     except (ValueError, KeyError, TypeError, RecursionError):

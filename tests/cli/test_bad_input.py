@@ -56,6 +56,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         logs.mkdir(parents=True)
         (logs / "trials.jsonl").write_text("garbage\n")
         (logs / "target.json").write_text(text)
+    for name in ("trials.jsonl", "target.json", "sessions.jsonl"):
+        logs = folder / f"pipe-{name}" / "x86-64-v2"
+        logs.mkdir(parents=True)
+        (logs / "trials.jsonl").touch()
+        (logs / name).unlink(missing_ok=True)
+        os.mkfifo(logs / name)
     (folder / "supernet").mkdir()
     (folder / "supernet" / "supernet.json").write_text('{"schema": 1}')
     (folder / "bundle").mkdir()
@@ -205,6 +211,7 @@ cases(
         )
     ),
     (describe("{}/latin.txt"), "UTF-8"),
+    (describe("/proc/self/mem"), "cannot be read"),
     (describe("{}/empty"), "no architecture"),
     (describe("{}/comments.txt"), "no architecture"),
     (describe("{}/third.txt"), "third.txt, line 3"),
@@ -250,6 +257,14 @@ cases(
     (describe(ARCH, "--tuning-logs", "{}/damaged"), "target.json is damaged"),
     (("tune", "--target", "x86-64-v2", "--tuning-logs", "{}/file"), "file"),
     (("tune", "--target", "x86-64-v2", "--tuning-logs", "{}/damaged"), "target.json is damaged"),
+    *(
+        ((*words, "--target", "x86-64-v2", "--tuning-logs", f"{{}}/pipe-{name}"), "no ordinary")
+        for words, name in (
+            (("describe", ARCH), "target.json"),
+            (("tune",), "trials.jsonl"),
+            (("report", "--cost"), "sessions.jsonl"),
+        )
+    ),
     (("verify", "{}/bundle"), "manifest.json"),
     (("verify", "{}/folder"), "manifest.json"),
     (("verify", "{}/file"), "file"),

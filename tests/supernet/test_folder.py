@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(MissingInputError, match=r"weights\.safetensors cannot be read"):
         _ = found.weights
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, WEIGHTS, EVALUATION])
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path, name):
+    found = make(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match="cannot be read: it is no ordinary file") as caught:
+        _ = read_supernet(tmp_path), found.weights, found.evaluation()
+    assert str(tmp_path / name) in caught.value.message
 
 
 def test_an_unfinished_training_says_how_to_go_on(tmp_path):

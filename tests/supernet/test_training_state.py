@@ -1,11 +1,12 @@
 import json
+import os
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofatvm.errors import CheckpointError, OfatvmError
+from ofatvm.errors import CheckpointError, MissingInputError, OfatvmError
 from ofatvm.supernet.training_state import FILE_NAME, TrainingState, load_state, save_state
 
 STATE = TrainingState(
@@ -41,6 +42,12 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 def test_there_is_nothing_to_go_on_from_in_an_empty_folder(tmp_path):
     assert load_state(tmp_path, "k") is None
+
+
+def test_a_pipe_is_no_state_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / FILE_NAME)
+    with pytest.raises(MissingInputError, match="no ordinary file"):
+        load_state(tmp_path, "k")
 
 
 def test_another_key_is_refused(tmp_path):
