@@ -21,6 +21,11 @@ def one_line(text: str) -> str:
     return _ODD.sub(" ", " ".join(text.split()))
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 subnet`, `10,000 subnets`; `plural` where it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def literal(text: str) -> str:
     """Markdown that shows just this text, also in a heading or a table's cell."""
     escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofatvm.text import is_line, literal, one_line
+from ofatvm.text import counted, is_line, literal, one_line
 
 NAMES = (
     "猫\u3000と犬",
@@ -49,3 +49,9 @@ def test_what_markdown_would_read_is_escaped():
 def test_any_text_becomes_one_line(text):
     assert len(f"{one_line(text)}.".splitlines()) == 1
     assert "\n" not in literal(text)
+
+
+def test_one_is_singular() -> None:
+    assert counted(1, "subnet") == "1 subnet"
+    assert (counted(0, "subnet"), counted(10_000, "subnet")) == ("0 subnets", "10,000 subnets")
+    assert counted(2, "class", "classes") == "2 classes"

@@ -7,7 +7,7 @@ from string import Template
 
 from ofatvm.bundle.manifest import Latency, Manifest, Preprocessing, TensorSpec
 from ofatvm.road import Ir
-from ofatvm.text import literal
+from ofatvm.text import counted, literal
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -178,7 +178,7 @@ def _rows(manifest: Manifest) -> dict[str, str]:
         rows["top-1 accuracy"] = f"{accuracy.top1_percent:.2f} %, {accuracy.kind}: {accuracy.on}"
     if manifest.agreement:
         share, images = manifest.agreement.same_class_percent, manifest.agreement.images
-        rows["agreement"] = f"same class as PyTorch for {share:.5g} % of {images:,} images"
+        rows["agreement"] = f"same class as PyTorch for {share:.5g} % of {counted(images, 'image')}"
     if manifest.verified:
         rows["checked against PyTorch"] = str(manifest.verified)
     rows["compiled through"] = {"relax": "Relax", "relay": "Relay (TVM 0.19)"}[manifest.ir]
@@ -206,7 +206,8 @@ def _latency(latency: Latency | None) -> str:
         text += f" (95 % interval {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g})"
     if latency.p90_ms is not None:
         text += f", p90 {latency.p90_ms:.3g} ms"
-    text += f", {latency.n} samples, threads {latency.threads}, {latency.kind} on {latency.device}"
+    text += f", {counted(latency.n, 'sample')}, {counted(latency.threads, 'thread')}"
+    text += f", {latency.kind} on {latency.device}"
     return text + (", unstable: the machine was busy" if latency.unstable else "")
 
 

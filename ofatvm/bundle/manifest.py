@@ -14,6 +14,7 @@ from ofatvm.errors import BundleError
 from ofatvm.measurement import Kind, Measurement, now
 from ofatvm.road import Ir
 from ofatvm.target import Target
+from ofatvm.text import counted
 
 SCHEMA = 6
 # What manifests of an older schema do not say: its first schema, and what stands for it.
@@ -225,8 +226,8 @@ class Verified:
         if self.max_error is None:
             return self.how
         return (
-            f"max error {self.max_error:.1e} of the largest output, {self.images} images, "
-            f"{self.how}"
+            f"max error {self.max_error:.1e} of the largest output, "
+            f"{counted(self.images, 'image')}, {self.how}"
         )
 
 

@@ -18,6 +18,7 @@ from ofatvm.errors import BundleError, UsageError
 from ofatvm.events import Event, StageFinished, StageStarted, ignore
 from ofatvm.files import scratch
 from ofatvm.target import Target
+from ofatvm.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,13 +112,18 @@ def verify_bundle(
     on_event(StageStarted("verify", None, str(path)))
     manifest = read_manifest(path)
     check_tree(path, manifest)
+    count = len(manifest.files)
     with scratch("verify") as copy:
         copy_checked(path, manifest, copy)
         size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
         sample = check_agreement(copy, manifest)
         checks = [
-            Check("files", "ok", f"{len(manifest.files)} plain files, {size_mb:.1f} MB, no others"),
-            Check("digests", "ok", f"sha256 of {len(manifest.files)} files"),
+            Check(
+                "files",
+                "ok",
+                f"{counted(len(manifest.files), 'plain file')}, {size_mb:.1f} MB, no others",
+            ),
+            Check("digests", "ok", f"sha256 of {counted(len(manifest.files), 'file')}"),
             Check(
                 "model.so",
                 "ok",
@@ -214,7 +220,8 @@ def _run(
     median, p90 = (float(np.percentile(done.samples_ms, at)) for at in (50, 90))
     output = _agreed(error)
     latency = (
-        f"median {median:.3g} ms, p90 {p90:.3g} ms, {len(done.samples_ms)} calls, threads {threads}"
+        f"median {median:.3g} ms, p90 {p90:.3g} ms, {counted(len(done.samples_ms), 'call')}, "
+        f"{counted(threads, 'thread')}"
     )
     return VerifyReport(
         path,

@@ -14,6 +14,7 @@ from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps, verifi
 from ofatvm.cli.space_options import read_source, space_options
 from ofatvm.errors import DeviceError, UsageError, shorten
 from ofatvm.events import Notice
+from ofatvm.text import counted
 
 
 @click.command("compile", help="Ship one architecture as a bundle.")
@@ -110,7 +111,7 @@ def command(
         "verified": verified_text(data["verified"]),
         "latency": None
         if latency is None
-        else f"{latency:.4g} ms, {data['latency_kind']}, {target.threads} threads",
+        else f"{latency:.4g} ms, {data['latency_kind']}, {counted(target.threads, 'thread')}",
         "bundle": data["bundle"],
         **next_steps(bundle, wanted.ir),
     }

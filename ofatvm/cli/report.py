@@ -17,6 +17,7 @@ from ofatvm.cli.options import THREADS, PositiveNumber
 from ofatvm.cli.render import Column, Result, pairs, seconds_text, table
 from ofatvm.errors import MissingInputError, UsageError, shorten
 from ofatvm.paths import data_dir
+from ofatvm.text import counted
 
 PAGE_START, PAGE_LOOK = b"<!doctype html", 512
 
@@ -179,7 +180,7 @@ def describe(report: CostReport, width: int | None) -> str:
     """The report for people, in lines of at most 80 characters or the terminal's width."""
     width = min(width or WIDTH, WIDTH)
     parts = [
-        f"cost of the records of {report.records_of}, {report.threads} threads",
+        f"cost of the records of {report.records_of}, {counted(report.threads, 'thread')}",
         f"ratio: to the {report.baseline}",
         "",
         table([asdict(row) for row in report.rows], COLUMNS, width),
@@ -198,8 +199,9 @@ def _lines(report: CostReport) -> Iterator[str]:
         yield f"only {report.baseline_coverage:.1%} of the space's compute is tuned"
     if report.break_even_networks is not None:
         yield (
-            f"break-even: from {report.break_even_networks} networks on, tuning the space once "
-            f"takes less CPU time than tuning each alone (by trials: {report.break_even_by_trials})"
+            f"break-even: from {counted(report.break_even_networks, 'network')} on, tuning the "
+            "space once takes less CPU time than tuning each alone (by trials: "
+            f"{report.break_even_by_trials})"
         )
     yield f"tuning took {report.seconds_per_trial:g} s a trial, all in"
     killed = f", {report.killed_runs} of them killed" if report.killed_runs else ""
@@ -211,9 +213,9 @@ def _lines(report: CostReport) -> Iterator[str]:
             yield f"{row.what}: {row.detail}"
     if report.unaccounted_trials:
         yield (
-            f"{report.unaccounted_trials} trials of the journal were made by no run in the ledger: "
-            "the records cost more than is shown"
+            f"{counted(report.unaccounted_trials, 'trial')} of the journal made by no run in the "
+            "ledger: the records cost more than is shown"
         )
     if report.damaged_lines:
-        yield f"{report.damaged_lines} damaged lines of the ledger were skipped"
+        yield f"{counted(report.damaged_lines, 'damaged line')} of the ledger skipped"
     yield from (f"left out: {note}" for note in report.notes)

@@ -13,6 +13,7 @@ from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.cli.setup_options import Wanted, setup_options
 from ofatvm.cli.shipped import accuracy_text, agreement_text, next_steps
 from ofatvm.cli.space_options import find_source, space_options
+from ofatvm.text import counted
 
 MARK = Column("mark", "", left=True)
 SPREAD = (
@@ -141,12 +142,12 @@ def _text(data: dict[str, Any], width: int | None) -> str:
     spread = SPREAD if pick["latency_kind"] == "measured" else ()
     latency = Column("latency", f"ms {pick['latency_kind']}", "{:.4g}".format, keep=True)
     count = pick["accuracy_images"]
-    images = "" if count is None else f" on {count} held-out images"
+    images = "" if count is None else f" on {counted(count, 'held-out image')}"
     facts = {
         "pick": pick["arch"],
         "accuracy": f"{pick['accuracy_percent']:.2f} % top-1, {pick['accuracy_kind']}{images}",
         "latency": f"{pick['latency_ms']:.4g} ms, {pick['latency_kind']}, "
-        f"{data['threads']} threads",
+        + counted(data["threads"], "thread"),
         "latency model": _model_text(data),
         "weights": data["weights"],
         "shipped code": accuracy_text(data["bundle_accuracy"]) if count else None,
@@ -167,5 +168,4 @@ def _model_text(data: dict[str, Any]) -> str:
     forecast = data["forecast"]
     if forecast is None:
         return text
-    count = f"{forecast['n']} forecast{'' if forecast['n'] == 1 else 's'}"
-    return f"{text}; {forecast['mape_percent']:.1f} % in {count}"
+    return f"{text}; {forecast['mape_percent']:.1f} % in {counted(forecast['n'], 'forecast')}"

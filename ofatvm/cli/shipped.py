@@ -10,6 +10,7 @@ from typing import Any
 from ofatvm.elf import elf_machine, host_machine
 from ofatvm.errors import BundleError
 from ofatvm.road import Ir
+from ofatvm.text import counted
 
 
 def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:
@@ -24,7 +25,7 @@ def agreement_text(agreement: Mapping[str, Any] | None) -> str | None:
     if agreement is None:
         return None
     share, images = agreement["same_class_percent"], agreement["images"]
-    return f"same class as PyTorch for {share:.5g} % of {images} images"
+    return f"same class as PyTorch for {share:.5g} % of {counted(images, 'image')}"
 
 
 def verified_text(verified: Mapping[str, Any] | None) -> str | None:
@@ -32,7 +33,8 @@ def verified_text(verified: Mapping[str, Any] | None) -> str | None:
     if verified is None or verified["max_error"] is None:
         return None if verified is None else str(verified["how"])
     error, images = verified["max_error"], verified["images"]
-    return f"max error {error:.1e} of the largest output, {images} images, {verified['how']}"
+    compared = f"{counted(images, 'image')}, {verified['how']}"
+    return f"max error {error:.1e} of the largest output, {compared}"
 
 
 def next_steps(bundle: str | Path, ir: Ir = "relax") -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofatvm.text import counted
+
 if TYPE_CHECKING:
     from ofatvm.pipeline.setup import Setup
 
@@ -119,10 +121,12 @@ def command(
     text = {
         "target": setup.target.name,
         "workloads": f"{summary.complete} of {summary.workloads} have all their trials",
-        "trials": f"{summary.trials} in total, {summary.new_trials} new in "
+        "trials": f"{summary.trials:,} in total, {summary.new_trials} new in "
         + seconds_text(summary.seconds),
-        "failed": f"{summary.build_failures} builds, {summary.run_failures} runs",
-        "disturbed": f"{summary.disturbed} trials timed again because the machine was busy",
+        "failed": f"{counted(summary.build_failures, 'build')}, "
+        + counted(summary.run_failures, "run"),
+        "disturbed": counted(summary.disturbed, "trial")
+        + " timed again because the machine was busy",
         "coverage": f"{covered:.1%} of the space's compute",
         "records": f"{records} in {folder}",
     }
@@ -174,11 +178,12 @@ def _tune_relay(
     text = {
         "target": f"{setup.target.name}, through Relay",
         "tasks": f"{summary.complete} of {summary.tasks} have all their trials",
-        "trials": f"{summary.trials} in the log, {summary.new_trials} new in "
+        "trials": f"{summary.trials:,} in the log, {summary.new_trials} new in "
         + seconds_text(summary.seconds),
         "closing": f"{summary.closing_trials} of the new ones timed the fastest again",
         "failed": str(summary.failures),
-        "disturbed": f"{summary.disturbed} trials timed again because the machine was busy",
+        "disturbed": counted(summary.disturbed, "trial")
+        + " timed again because the machine was busy",
         "coverage": f"{covered:.1%} of the space's compute",
         "records": f"{records} in {folder}",
     }

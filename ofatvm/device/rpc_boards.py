@@ -34,6 +34,7 @@ from ofatvm.device.rpc_tracker import boards_of, request_board
 from ofatvm.device.visit import Spec, time_kernels
 from ofatvm.errors import DeviceError
 from ofatvm.events import Event, Notice, ignore
+from ofatvm.text import counted
 
 TIMEOUT_S = 120.0
 LOOK_S = 0.05
@@ -356,6 +357,6 @@ def differences(described: dict[str, Any], threads: int) -> list[tuple[str, str]
             text = f"has {package} {theirs}, this side has {own}"
             found.append((text, f"on the board: pip install {package}=={own}"))
     if threads and described["threads"] != threads:
-        text = f"runs {described['threads']} threads where {threads} are asked for"
+        text = f"runs {counted(described['threads'], 'thread')} where {threads} are asked for"
         found.append((text, f"on the board: ofatvm devices serve --threads {threads}"))
     return found

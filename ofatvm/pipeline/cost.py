@@ -18,6 +18,7 @@ from ofatvm.errors import MissingInputError
 from ofatvm.files import read_file
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.journal import Journal
 from ofatvm.tuning.ledger import Ledger, Session, read_ledger
 from ofatvm.tuning.records import find_records
@@ -166,13 +167,13 @@ def _find_ledger(target: Target, roots: Sequence[Path]) -> _Found:
         if not ledger.trials:
             if trials[name]:
                 count = sum(trials[name].values())
-                notes.append(f"records of {name}: its {count:,} trials are in no ledger")
+                notes.append(f"records of {name}: {counted(count, 'trial')} in no ledger")
             continue
         ledgers[name] = ledger
         if not ledger.sessions[0].started_from:
             break
     if not ledgers:
-        skipped = f" ({damaged} damaged lines)" if damaged else ""
+        skipped = f" ({counted(damaged, 'damaged line')})" if damaged else ""
         raise MissingInputError(
             f"no tuning run of {' or '.join(target.record_names)} is in a ledger{skipped}",
             hint="`ofatvm tune` with the same --target writes one",
@@ -224,7 +225,7 @@ def _spent(what: str, ledger: Ledger) -> Cost:
         round(ledger.wall_s, 1),
         round(ledger.cpu_s, 1),
         round(ledger.energy_j, 1),
-        detail=f"{len(ledger.sessions)} runs",
+        detail=counted(len(ledger.sessions), "run"),
     )
 
 
@@ -280,7 +281,7 @@ def _mean(rows: Sequence[Cost]) -> Cost:
         return round(sum(value or 0.0 for value in values) / len(rows), 1)
 
     return Cost(
-        f"mean of {len(rows)} networks alone",
+        f"mean of {counted(len(rows), 'network')} alone",
         round(mean(row.trials for row in rows)),
         mean(row.wall_s for row in rows),
         mean(row.cpu_s for row in rows),
@@ -308,7 +309,8 @@ def _compiled(results: Path) -> list[Cost]:
                 int(entry["trials"]),
                 float(entry["wall_s"]),
                 float(entry["cpu_s"]),
-                detail=f"{entry['new_kernels']} kernels compiled, coverage {entry['coverage']:.0%}",
+                detail=f"{counted(int(entry['new_kernels']), 'kernel')} compiled, "
+                f"coverage {entry['coverage']:.0%}",
             )
             for which, entry in chosen
         ]

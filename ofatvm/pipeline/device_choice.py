@@ -11,6 +11,7 @@ from ofatvm.errors import DeviceError, TargetError, UsageError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
 from ofatvm.target_text import closest
+from ofatvm.text import counted
 
 AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
 # What `auto` is for a GPU: nothing here runs its code, which is an error when it must be run.
@@ -81,7 +82,8 @@ def require_local(target: Target) -> None:
     cores = len(os.sched_getaffinity(0))
     if target.threads > cores:
         raise TargetError(
-            f"{target.threads} threads asked for, this machine has {cores} cores",
+            f"{counted(target.threads, 'thread')} asked for, this machine has "
+            + counted(cores, "core"),
             hint=f"give --threads {cores} or fewer",
         )
 

@@ -13,6 +13,7 @@ from ofatvm.errors import CompileError, shorten
 from ofatvm.pipeline.contents import Contents, held_out
 from ofatvm.road import Ir
 from ofatvm.supernet.folder import SupernetFolder
+from ofatvm.text import counted
 
 LEAST_AGREEMENT = 99.9
 START_S = 120.0
@@ -53,15 +54,16 @@ def examine(
     if share < LEAST_AGREEMENT and same < images - 1:
         raise CompileError(
             f"the compiled network is not shipped: it names the class that PyTorch names for "
-            f"{same:,} of {images:,} held-out images, at least {LEAST_AGREEMENT} % must agree",
+            f"{same:,} of {counted(images, 'held-out image')}, at least {LEAST_AGREEMENT} % must "
+            "agree",
             hint="compile it for another target, or report it with this architecture",
         )
     how = ", by PyTorch: the compiled code did not run on all of them" if model is None else ""
     accuracy = Accuracy(
         top1_percent=100 * right / images,
         kind="measured",
-        on=f"{images:,} held-out images of {shorten(str(folder.data.get('name')))} shipped with "
-        f"the supernet {shorten(folder.name)}{how}",
+        on=f"{counted(images, 'held-out image')} of {shorten(str(folder.data.get('name')))} "
+        f"shipped with the supernet {shorten(folder.name)}{how}",
     )
     agreement = None if model is None else Agreement(images=images, same_class_percent=share)
     return Examined(accuracy, agreement)

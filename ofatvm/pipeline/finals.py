@@ -17,6 +17,7 @@ from ofatvm.pipeline.search_state import SearchState
 from ofatvm.pipeline.top1 import best_known_top1
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.search.pareto import front
+from ofatvm.text import counted
 
 MARGIN = 0.97
 
@@ -137,9 +138,10 @@ def _raise_infeasible(run: SearchState, points: Sequence[Point]) -> None:
     unstable = nearest.measurement.unstable
     raise InfeasibleBudgetError(
         f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
-        f"{run.setup.target.threads} threads; the best achievable {nearest.measurement.kind} "
-        f"{nearest.latency_ms:.3g} ms{' (unstable)' if unstable else ''} at "
-        f"{nearest.accuracy_percent:.2f} % {nearest.top1.kind} top-1",
+        f"{counted(run.setup.target.threads, 'thread')}; the best achievable "
+        f"{nearest.measurement.kind} {nearest.latency_ms:.3g} ms"
+        f"{' (unstable)' if unstable else ''} at {nearest.accuracy_percent:.2f} % "
+        f"{nearest.top1.kind} top-1",
         hint=f"it is {nearest.arch.encode()}; "
         + ("try on a quiet machine, or relax a limit" if unstable else "relax a limit"),
         best={

@@ -32,6 +32,7 @@ from ofatvm.pipeline.relay import relay_programs, road_versions
 from ofatvm.pipeline.setup import CALIBRATION, Setup, built, program_path
 from ofatvm.predict.features import BlockTable
 from ofatvm.store import Store
+from ofatvm.text import counted
 
 GROUP = 8
 TIMED_AT_ONCE = 60
@@ -47,12 +48,12 @@ def compile_space(
     workloads = [use.workload for use in space_workloads(setup.space, setup.resolution)]
     every = {*workloads, *CALIBRATION}
     missing = setup.library.missing(every)
-    on_event(StageStarted("compile", len(missing), f"{len(missing)} of {len(every)} kernels"))
+    on_event(StageStarted("compile", len(missing), f"of {counted(len(every), 'kernel')}"))
     for start in range(0, len(missing), 40):
         setup.library.require(kernel.workload for kernel in missing[start : start + 40])
         on_event(Progress("compile", min(start + 40, len(missing)), len(missing)))
     kernels = setup.library.require(workloads)
-    on_event(StageFinished("compile", f"{len(kernels)} kernels ready", monotonic() - started))
+    on_event(StageFinished("compile", counted(len(kernels), "kernel"), monotonic() - started))
     return list(kernels.values())
 
 
@@ -86,7 +87,7 @@ def kernel_times(
     new = [kernel for kernel in kernels if kernel.digest not in known]
     if new:
         started = monotonic()
-        on_event(StageStarted("kernels", len(new), "each kernel timed alone"))
+        on_event(StageStarted("kernels", len(new), "each timed alone"))
         while missing := [kernel for kernel in kernels if kernel.digest not in known]:
             times_ms = device.time_kernels(missing[:TIMED_AT_ONCE])
             # Timing them may have shown that those before do not hold.
@@ -94,7 +95,7 @@ def kernel_times(
             store.put_state(run, KERNEL_TIMES, known)
             done = sum(kernel.digest in known for kernel in new)
             on_event(Progress("kernels", done, len(new)))
-        on_event(StageFinished("kernels", f"{len(new)} timed", monotonic() - started))
+        on_event(StageFinished("kernels", counted(len(new), "kernel"), monotonic() - started))
     times = {kernel.workload: known[kernel.digest] for kernel in kernels}
     return additive_times(setup, times)
 
@@ -188,7 +189,7 @@ def _measured(
     if todo:
         started = monotonic()
         stage = "measure" if device.kind == "measured" else "simulate"
-        on_event(StageStarted(stage, len(todo), f"{source}: {len(todo)} subnets"))
+        on_event(StageStarted(stage, len(todo), f"{source}, {counted(len(todo), 'subnet')}"))
         for start in range(0, len(todo), GROUP):
             group = todo[start : start + GROUP]
             programs = programs_for(setup, group)
@@ -203,7 +204,7 @@ def _measured(
                 found[arch] = measurement
                 program.path.unlink(missing_ok=True)
             on_event(Progress(stage, min(start + GROUP, len(todo)), len(todo), _fastest(found)))
-        on_event(StageFinished(stage, f"{len(todo)} subnets", monotonic() - started))
+        on_event(StageFinished(stage, counted(len(todo), "subnet"), monotonic() - started))
     return [found[arch] for arch in archs]
 
 
@@ -317,7 +318,9 @@ def require_some(measurements: Sequence[Measurement], least: int = 1) -> None:
     errors = [m.error for m in measurements if m.error]
     if errors and len(measurements) - len(errors) < least:
         which = "all" if len(errors) == len(measurements) else f"{len(errors)} of"
+        many = len(measurements) > 1
+        failed = f"{which} {len(measurements)} measurements failed" if many else "measuring failed"
         raise MeasurementError(
-            f"{which} {len(measurements)} measurements failed, the first: {errors[0]}",
+            f"{failed}{', the first' if many else ''}: {errors[0]}",
             hint="see `ofatvm doctor`",
         )

@@ -15,6 +15,7 @@ from ofatvm.compiler.relay_env import relay_versions
 from ofatvm.graph import operator_graph
 from ofatvm.pipeline.setup import Setup, program_path
 from ofatvm.road import Ir
+from ofatvm.text import counted
 
 
 def relay_programs(setup: Setup, archs: Sequence[Arch], folder: Path) -> list[Program]:
@@ -33,7 +34,7 @@ def build_through_relay(
 ) -> tuple[str, ...]:
     """Link a network with its weights to `model` by `relay.build`; what the manifest notes."""
     made = setup.relay_library.build_model(graph, weights, model)
-    return (f"compiled by relay.build; the graph executor calls {made} kernels",)
+    return (f"compiled by relay.build; the graph executor calls {counted(made, 'kernel')}",)
 
 
 def road_versions(ir: Ir) -> dict[str, str]:

@@ -25,6 +25,7 @@ from ofatvm.pipeline.device_choice import SIMULATED, choose_device, require_rela
 from ofatvm.road import Ir
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
+from ofatvm.text import counted
 
 if TYPE_CHECKING:
     from ofatvm.compiler.kernels import KernelLibrary
@@ -286,7 +287,7 @@ def tell_about_records(setup: Setup, on_event: Callable[[Event], None]) -> None:
         on_event(
             Notice(
                 "warning",
-                f"{records.damaged} damaged tuning trials were skipped"
+                f"{counted(records.damaged, 'damaged tuning trial')} skipped"
                 + ("; `ofatvm tune` repairs them" if setup.ir == "relax" else ""),
             )
         )

@@ -14,6 +14,7 @@ from ofatvm.compiler.gpu_lower import Weights
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.prove import Proof
 from ofatvm.target import Target
+from ofatvm.text import counted
 
 _FORMATS = {"cubin": "machine code", "ptx": "PTX", "source": "CUDA source"}
 
@@ -36,8 +37,8 @@ def build_for_gpu(
     if traces:
         schedules = f"{len(traces)} under tuned schedules, the others under dlight's default ones"
     notes = (
-        f"{built.kernels} kernels for {target.arch} are in model.so as {_FORMATS[built.format]} "
-        f"({built.format}), {schedules}",
+        f"model.so has {counted(built.kernels, 'kernel')} for {target.arch} as "
+        f"{_FORMATS[built.format]} ({built.format}), {schedules}",
         *built.notes,
     )
     on_event(Notice("warning", f"the code for {target.name} was not run: {NEEDS_GPU}"))

@@ -17,6 +17,7 @@ from ofatvm.arch import Arch, ArchSpace, leaning
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import read_file
 from ofatvm.supernet.evaluate import Exam, evaluate
+from ofatvm.text import counted
 
 KEY_BATCH = 256
 
@@ -74,7 +75,7 @@ def examined(
     known = _read(journal, key, images)
     missing = [arch for arch in archs if arch.encode() not in known]
     if known and missing:
-        on_event(Notice("info", f"{len(archs) - len(missing)} subnets were evaluated before"))
+        on_event(Notice("info", f"{counted(len(archs) - len(missing), 'subnet')} evaluated before"))
     if missing:
         with journal.open("ab") as file:
 

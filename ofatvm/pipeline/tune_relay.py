@@ -12,6 +12,7 @@ from ofatvm.pipeline.devices import open_relay_bench
 from ofatvm.pipeline.relay import road_versions
 from ofatvm.pipeline.setup import Setup
 from ofatvm.pipeline.tuning_run import account, tuning_job
+from ofatvm.text import counted
 from ofatvm.tuning.records import write_owner
 from ofatvm.tuning.relay_import import import_log, read_theirs
 from ofatvm.tuning.relay_journal import count_lines, locked
@@ -50,9 +51,9 @@ def tune_relay_space(
             on_event(
                 Notice(
                     "info",
-                    f"{taken} trials of {import_from} were taken; {theirs.left} lines are of "
-                    f"other tasks or of none, {theirs.others} of other targets than "
-                    f"{setup.target.name}",
+                    f"{counted(taken, 'trial')} of {import_from} taken; left out: "
+                    f"{counted(theirs.left, 'line')} of other tasks or of none, {theirs.others} of "
+                    f"other targets than {setup.target.name}",
                 )
             )
         if imports_alone:

@@ -12,6 +12,7 @@ from ofatvm.events import Event, Notice, Progress, ignore
 from ofatvm.pipeline.setup import Setup
 from ofatvm.spaces import find_space
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.journal import Trial, TrialFile
 from ofatvm.tuning.ledger import Account
 from ofatvm.tuning.records import is_workload
@@ -86,7 +87,7 @@ def tell_damage(journal: TrialFile[C], on_event: Listener) -> None:
         on_event(
             Notice(
                 "warning",
-                f"{journal.damaged} damaged lines of {journal.path} were moved to "
+                f"{counted(journal.damaged, 'damaged line')} of {journal.path} moved to "
                 "trials.damaged; every whole record was kept",
             )
         )

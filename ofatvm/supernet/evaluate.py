@@ -22,6 +22,7 @@ from ofatvm.supernet.checkpoint import load_weights
 from ofatvm.supernet.images import Normaliser
 from ofatvm.supernet.memory import keep_memory
 from ofatvm.supernet.net import Subnet, Supernet
+from ofatvm.text import counted
 
 EVALUATION_BATCH = 250
 UNFIT = "weights that lead to this are of no use: train again"
@@ -95,7 +96,7 @@ def evaluate(
         raise MeasurementError(
             "a process that evaluates subnets died", hint="is there enough memory?"
         ) from None
-    on_event(StageFinished("evaluate", f"{len(archs)} subnets", monotonic() - started))
+    on_event(StageFinished("evaluate", counted(len(archs), "subnet"), monotonic() - started))
     return np.stack([results[index] for index in range(len(archs))])
 
 

@@ -23,6 +23,7 @@ from ofatvm.errors import RecordError
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.signals import held_back
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.confirm import Clock, confirm
 from ofatvm.tuning.journal import Trial
 from ofatvm.tuning.traces import TraceJournal
@@ -68,7 +69,9 @@ def tune_gpu(
     search.clock.await_closing(defaults, journal)
     on_event(
         StageStarted(
-            STAGE, trials_per_workload * len(tasks), f"{len(tasks)} workloads of {target.name}"
+            STAGE,
+            trials_per_workload * len(tasks),
+            f"{counted(len(tasks), 'workload')} of {target.name}",
         )
     )
     with bench:
@@ -94,7 +97,7 @@ def tune_gpu(
         disturbed=bench.disturbed,
         seconds=time.monotonic() - started,
     )
-    on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
+    on_event(StageFinished(STAGE, counted(summary.new_trials, "new trial"), summary.seconds))
     return summary
 
 

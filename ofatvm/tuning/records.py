@@ -23,6 +23,7 @@ from ofatvm.errors import RecordError
 from ofatvm.files import read_file, replace_file, scratch
 from ofatvm.measurement import Kind
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.journal import JOURNAL_FILE, Journal, Trial
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def check_owner(folder: Path, target: Target, unit: VectorUnit | None, kind: Kin
     threads = read_unit(folder).threads if unit is not None else 0
     if unit is not None and threads != unit.threads:
         raise RecordError(
-            f"{folder} holds trials of {threads} threads, this run has {unit.threads}", hint=hint
+            f"{folder} holds trials of {counted(threads, 'thread')}, this run has {unit.threads}",
+            hint=hint,
         )
     if kept not in (kind, ""):
         raise RecordError(f"{folder} holds {kept} trials, those of this run are {kind}", hint=hint)

@@ -24,6 +24,7 @@ from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.space import CUT, Space, next_points, space_of
 from ofatvm.relay.task import task_key, task_of
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.confirm import Clock
 from ofatvm.tuning.lines import append_lines
 from ofatvm.tuning.relay_bench import Bench, Candidate
@@ -121,7 +122,7 @@ def tune_relay(
             template, arguments = task_of(task.workload)
             task.space = _ask(tuner, space_of, template, arguments, target.to_dict(), task.cut)
         total = sum(task.limit(trials_per_task) for task in tasks.values())
-        on_event(StageStarted(STAGE, total, f"{len(tasks)} tasks of {target.name}"))
+        on_event(StageStarted(STAGE, total, f"{counted(len(tasks), 'task')} of {target.name}"))
         new = closing = 0
         clock = Clock(time_budget_s, 0 if bench.steady else FINALISTS * CONFIRMATIONS)
         for task in tasks.values():
@@ -153,7 +154,7 @@ def tune_relay(
         disturbed=bench.disturbed,
         seconds=time.monotonic() - started,
     )
-    on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
+    on_event(StageFinished(STAGE, counted(summary.new_trials, "new trial"), summary.seconds))
     return summary
 
 

@@ -20,6 +20,7 @@ from ofatvm.compiler.space import VectorUnit, features, work
 from ofatvm.errors import RecordError
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.journal import JOURNAL_FILE, Journal
 from ofatvm.tuning.records import belongs_to, is_workload, read_owner, read_unit
 from ofatvm.tuning.translate import translate
@@ -54,7 +55,7 @@ class Sibling:
 
     def __str__(self) -> str:
         """As it is told to people."""
-        return f"{self.name}: {self.records:,} records, {self.trials:,} trials"
+        return f"{self.name}: {counted(self.records, 'record')}, {counted(self.trials, 'trial')}"
 
 
 def find_siblings(

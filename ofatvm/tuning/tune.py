@@ -17,6 +17,7 @@ from ofatvm.compiler.space import VectorUnit, default_config, features, schedule
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted, ignore
 from ofatvm.predict.kernel_cost import KernelCostModel
 from ofatvm.target import Target
+from ofatvm.text import counted
 from ofatvm.tuning.confirm import Clock, confirm
 from ofatvm.tuning.journal import Journal, Trial
 from ofatvm.tuning.siblings import SEEDS, SIBLING_WEIGHT, Lessons, Sibling, seeds
@@ -86,7 +87,7 @@ def tune(
     model = KernelCostModel(seed=seed, threads=unit.threads)
     lessons = Lessons(used)
     total = sum(state.limit for state in states)
-    on_event(StageStarted(STAGE, total, f"{len(states)} workloads of {target.name}"))
+    on_event(StageStarted(STAGE, total, f"{counted(len(states), 'workload')} of {target.name}"))
     with bench or Workers(target, unit, builders=len(os.sched_getaffinity(0))) as workers:
         fresh = _refit(model, states, lessons)
         for ceiling in _ceilings(max((state.limit for state in states), default=0), bool(used)):
@@ -115,7 +116,7 @@ def tune(
         seconds=time.monotonic() - started,
         siblings=used,
     )
-    on_event(StageFinished(STAGE, f"{summary.new_trials} new trials", summary.seconds))
+    on_event(StageFinished(STAGE, counted(summary.new_trials, "new trial"), summary.seconds))
     return summary
 
 

@@ -44,7 +44,7 @@ def test_compiled_measured_verified(
     monkeypatch.setenv("COLUMNS", "60")
     text = ofatvm("compile", "--arch", arch, *options, "--out", tmp_path / "b", "-q")
     assert text.code == 0, text.err
-    assert f"{data['latency_ms']:.4g} ms, measured, 1 threads" in text.out
+    assert f"{data['latency_ms']:.4g} ms, measured, 1 thread\n" in text.out
     assert "untrained" in text.out
     assert f"ofatvm verify {tmp_path / 'b'}" in text.out
     assert (tmp_path / "b" / "manifest.json").is_file()

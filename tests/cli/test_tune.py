@@ -54,7 +54,7 @@ def test_it_says_whose_records_it_started_from(start: Callable[..., Answer]) -> 
     answer = start()
     assert answer.code == 0, answer.err
     assert "started from" in answer.out
-    assert "x86-64-v2: 1 records, 1 trials" in answer.out
+    assert "x86-64-v2: 1 record, 1 trial\n" in answer.out
     assert "starts from x86-64-v2" in answer.err
     answer = start("--json")
     assert answer.json["siblings"] == [{"target": "x86-64-v2", "records": 1, "trials": 1}]

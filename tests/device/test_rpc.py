@@ -173,7 +173,7 @@ def test_another_version_is_refused(bench: Setup, program: Program) -> None:
 
 def test_other_threads_are_refused(bench: Setup, program: Program, stage: Stage) -> None:
     pool = BoardPool(stage.address, 3, [(str(program.path), program.sizes)])
-    with pool, pytest.raises(DeviceError, match="runs 1 threads where 3") as caught:
+    with pool, pytest.raises(DeviceError, match="runs 1 thread where 3") as caught:
         list(pool.run([(rpc.time_kernels, ([], [], 1.0))]))
     assert "--threads 3" in caught.value.hint
 

@@ -64,7 +64,7 @@ def test_schedules_come_in_the_order_of_merit_the_record_first(tmp_path: Path) -
     assert [SPACE.index(config) for config in costs] == [3, 1, 2]
     assert list(costs.values()) == [0.5, 0.55, 0.6], "side by side counts more than alone"
     assert (sibling.unit, sibling.records, sibling.trials) == (AVX2, 1, 3)
-    assert str(sibling) == "x: 1 records, 3 trials"
+    assert str(sibling) == "x: 1 record, 3 trials"
 
 
 def test_what_is_no_workload_or_never_ran_gives_nothing(tmp_path: Path) -> None:
