@@ -26,7 +26,7 @@ class ChildExecutor(ProcessPoolExecutor):
             min(len(os.sched_getaffinity(0)), most),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(initialise, given),
+            initargs=(os.getpid(), initialise, given),
         )
 
     def submit(self, function: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
@@ -67,7 +67,7 @@ def end_threads(threads: ThreadPoolExecutor, end_processes: Callable[[], None]) 
             waiting[0].join(0.05)
 
 
-def _begin(initialise: Callable[..., None] | None, given: Any) -> None:
-    end_with_parent()
+def _begin(parent: int, initialise: Callable[..., None] | None, given: Any) -> None:
+    end_with_parent(parent)
     if initialise is not None:
         initialise(*given)

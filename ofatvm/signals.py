@@ -14,9 +14,14 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """Let this process be killed when the one that started it ends, however it does (Linux)."""
+def end_with_parent(parent: int) -> None:
+    """Let this process be killed when `parent`, which started it, ends, however it does (Linux).
+
+    To be exact, when that one's thread ends that started it. If it has ended already, so does this.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def block_interrupts() -> None:
@@ -38,17 +43,31 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+NOT_STARTED = 127
 _LAUNCH = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl({number}, {signal})
 if os.getppid() == {parent}:
-    os.execvp(sys.argv[1], sys.argv[1:])
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])
+    except OSError as error:
+        print(f"{{sys.argv[1]}}: {{error.strerror}}", file=sys.stderr)
+        sys.exit({not_started})
 """
 
 
 def ending_with_parent(words: Sequence[str]) -> list[str]:
-    """The words that start a program of any kind so that it is killed when this process ends."""
-    launch = _LAUNCH.format(number=PR_SET_PDEATHSIG, signal=int(signal.SIGKILL), parent=os.getpid())
+    """The words that start a program of any kind so that it is killed when this process ends.
+
+    For what takes long: it costs some hundredths of a second. What does not start ends with
+    NOT_STARTED, as in a shell, and says why.
+    """
+    launch = _LAUNCH.format(
+        number=PR_SET_PDEATHSIG,
+        signal=int(signal.SIGKILL),
+        parent=os.getpid(),
+        not_started=NOT_STARTED,
+    )
     return [sys.executable, "-I", "-S", "-c", launch, *words]
 
 

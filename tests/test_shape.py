@@ -29,9 +29,9 @@ HEAVY_HOMES = {
 LAYERS = [
     {"errors"},
     {
-        *("arch", "elf", "events", "executor", "files", "graph", "lock", "machine"),
-        *("measurement", "paths", "road", "signals", "spaces", "target", "target_text", "text"),
-        "torchrun",
+        *("arch", "elf", "events", "executor", "files", "graph", "hang", "lock"),
+        *("machine", "measurement", "paths", "road", "signals", "spaces", "target"),
+        *("target_text", "text", "torchrun"),
     },
     {
         "bundle",

@@ -245,7 +245,7 @@ class RelayProcess:
             self._messages = tempfile.TemporaryFile()  # noqa: SIM115  end() closes it
         with contextlib.closing(theirs), interrupts_blocked():
             self._process = subprocess.Popen(
-                relay_words("ofatvm.relay.serve", theirs.fileno()),
+                relay_words("ofatvm.relay.serve", theirs.fileno(), os.getpid()),
                 pass_fds=(theirs.fileno(),),
                 env=relay_variables(self.threads),
                 stdin=subprocess.DEVNULL,

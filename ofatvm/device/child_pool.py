@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import threading
@@ -16,15 +17,24 @@ from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker, kill_child_pr
 from ofatvm.device.children import LOST, KilledError
 from ofatvm.errors import OfatvmError
 from ofatvm.executor import end_threads
-from ofatvm.signals import block_interrupts
+from ofatvm.hang import HungError, Work
+from ofatvm.signals import block_interrupts, end_with_parent
+
+START_S = 180.0
+"""How long a process may take to start: it loads TVM."""
+GRACE_S = 10.0
+"""How long after the end of its time a process may take to say so: it keeps the time itself."""
 
 
 class ChildPool(PopenPoolExecutor):
     """TVM's pool, whose jobs get a second child and that has another end; see `child_pool`."""
 
-    def __init__(self, max_workers: int, **options: Any) -> None:
+    def __init__(
+        self, max_workers: int, *, initializer: Callable[..., None], initargs: Any, **options: Any
+    ) -> None:
         """Options are those of TVM's pool."""
-        super().__init__(max_workers, **options)
+        given = (os.getpid(), initializer, initargs)
+        super().__init__(max_workers, initializer=_begin, initargs=given, **options)
         # The pool's threads start the processes.
         self._threadpool = ThreadPoolExecutor(max_workers, initializer=block_interrupts)
         self._closing = False
@@ -46,19 +56,15 @@ class ChildPool(PopenPoolExecutor):
             options = self._initializer, self._initargs, self._maximum_process_uses
             worker = _Child(*options, self._stdout, self._stderr)
             self._worker_map[threading.get_ident()] = worker
-        with contextlib.suppress(TimeoutError, *LOST):
-            return self._asked(worker, fn, args, kwargs)
-        if self._closing:
-            raise ChildProcessError("the pool is closed")
+        try:
+            return worker.ask((fn, args, kwargs), self._timeout)
+        except HungError:
+            raise
+        except (TimeoutError, *LOST):
+            if self._closing:
+                raise ChildProcessError("the pool is closed") from None
         worker.kill()
-        return self._asked(worker, fn, args, kwargs)
-
-    def _asked(self, worker: PopenWorker, *job: Any) -> Any:
-        worker.send(_answer, job, timeout=self._timeout)
-        answer = worker.recv()
-        if isinstance(answer, _Raised):
-            raise answer.kind(answer.message, hint=answer.hint)
-        return answer
+        return worker.ask((fn, args, kwargs), self._timeout)
 
     def _end_processes(self) -> None:
         for worker in list(self._worker_map.values()):
@@ -74,6 +80,12 @@ class _Raised:
     hint: str
 
 
+def _begin(parent: int, initialise: Callable[..., None], given: Any) -> None:
+    """What a process of the pool does first: whatever it is doing, it ends with this one."""
+    end_with_parent(parent)
+    initialise(*given)
+
+
 def _answer(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """What a job gives; runs in a process of the pool."""
     try:
@@ -83,7 +95,58 @@ def _answer(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 class _Child(PopenWorker):
-    """A process of which it is said whether it was killed."""
+    """A process of which it is said how it was lost: killed, hung, kept from its work, crashed."""
+
+    def __init__(self, *options: Any) -> None:
+        """Options are those of TVM's worker."""
+        self._work: tuple[Work, float] | None = None
+        self._hung = False
+        super().__init__(*options)
+
+    def ask(self, job: tuple[Any, ...], limit_s: float) -> Any:
+        """What a job gives; TimeoutError, HungError if that is proved, or one of `LOST`.
+
+        A process keeps the time itself. One that cannot even do that, as it was stopped or never
+        lets go of Python's lock, is ended from here.
+        """
+        starts = not self.is_alive() or self._remaining_uses == 0
+        overdue = threading.Event()
+        longest_s = limit_s + GRACE_S + (START_S if starts else 0.0)
+        guard = threading.Timer(longest_s, self._end_overdue, (overdue,))
+        guard.daemon = True
+        guard.start()
+        self._hung = False
+        try:
+            self.send(_answer, job, timeout=limit_s)
+            if self._proc is not None:
+                self._work = Work(self._proc.pid), limit_s
+            answer = self.recv()
+        except (TimeoutError, *LOST) as error:
+            if not (isinstance(error, TimeoutError) or overdue.is_set()):
+                raise
+            raise HungError if self._hung else TimeoutError from None
+        finally:
+            guard.cancel()
+            self._work = None
+        if isinstance(answer, _Raised):
+            raise answer.kind(answer.message, hint=answer.hint)
+        return answer
+
+    def kill(self) -> None:
+        """End the process and those that it started."""
+        self._look()
+        super().kill()
+
+    def _end_overdue(self, overdue: threading.Event) -> None:
+        overdue.set()
+        self._look()
+        _end(self._proc)
+
+    def _look(self) -> None:
+        """Note, while the process is there, whether it has computed all the time."""
+        if self._work is not None:
+            work, limit_s = self._work
+            self._hung = self._hung or work.fills(limit_s)
 
     def _child_process_error(self) -> ChildProcessError:
         process = self._proc

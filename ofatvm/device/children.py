@@ -37,8 +37,8 @@ def child_pool(
 
     One that dies or takes longer than `timeout_s` is started again, as is one after `most_jobs`.
     The job of such a one is done once more: it may have been killed from outside, or stopped until
-    its time was over, as by Ctrl-Z.
-    `shutdown` ends them, whatever they are doing.
+    its time was over, as by Ctrl-Z. Not so if it provably hung, see `ofatvm.hang`.
+    `shutdown` ends them, whatever they are doing; so does the end of this process.
     """
     from ofatvm.device.child_pool import ChildPool
 

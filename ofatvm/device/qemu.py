@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from ofatvm.files import replace_file, scratch
 from ofatvm.measurement import check_finite
 from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
+from ofatvm.signals import ending_with_parent
 from ofatvm.target import Target
 
 COMPILE_TIMEOUT_S = 1800.0
@@ -276,7 +277,8 @@ def build_runner(
             words += ["-L", str(RUNTIME), "-Wl,--no-as-needed"]
             words += [f"-l{path.stem.removeprefix('lib')}" for path in libraries]
             words += [f"-Wl,-rpath-link,{RUNTIME}"]
-            done = run_tool(tool, words, cwd=room, timeout_s=COMPILE_TIMEOUT_S)
+            long = replace(tool, command=tuple(ending_with_parent(tool.command)))
+            done = run_tool(long, words, cwd=room, timeout_s=COMPILE_TIMEOUT_S)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]
                 reason = (lines or done.stderr.splitlines() or ["no message"])[0][:300]

@@ -22,6 +22,7 @@ from ofatvm.events import Event, Notice, ignore
 from ofatvm.files import replace_file, scratch
 from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
+from ofatvm.signals import ending_with_parent
 
 PINS = Path(__file__).with_name("runtimes.toml")
 NAMES = ("libtvm_runtime.so", "libtvm_ffi.so")
@@ -143,7 +144,7 @@ def _fetch(row: Library) -> bytes:
         words += ["--no-input", "--disable-pip-version-check", "--retries", "1"]
         try:
             done = subprocess.run(
-                words,
+                ending_with_parent(words),
                 cwd=folder,
                 capture_output=True,
                 text=True,

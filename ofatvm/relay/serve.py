@@ -16,7 +16,7 @@ from ofatvm.signals import end_with_parent
 
 
 def main() -> None:
-    """Serve the connection whose descriptor is the first argument; only ofatvm's process has it.
+    """Serve the connection whose descriptor and owner's process id are given as arguments.
 
     It receives a function and arguments, and sends ("value", result) or what was raised: whose
     fault it is ("ours" if ofatvm says so itself, "room" for disk and memory, "packages" for what
@@ -24,7 +24,7 @@ def main() -> None:
     goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    end_with_parent(int(sys.argv[2]))
     os.environ["TOPHUB_LOCATION"] = "NONE"  # no tuned logs are downloaded
     with contextlib.suppress(EOFError, OSError), Connection(int(sys.argv[1])) as connection:
         while True:

@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from ofatvm import hang
+from ofatvm.device import child_pool as pools
 from ofatvm.device.children import child_pool, last_line, outcome, set_threads
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
 
@@ -149,6 +152,74 @@ def test_the_job_of_a_child_whose_time_was_over_is_done_again(tmp_path: Path) ->
         assert outcome(hanging, "run") == (None, "run: took too long and was killed")
     finally:
         pool.shutdown()
+
+
+def computes_for_ever(path: str) -> None:
+    """Say that it was begun, and never come to an end."""
+    with open(path, "a") as file:
+        file.write("begun ")
+    while True:
+        pass
+
+
+def test_a_job_that_provably_hangs_costs_its_time_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang, "SHARE", 0.05)  # other tests want the cores, too
+    pool = child_pool(set_threads, 1, timeout_s=3.0)
+    said = tmp_path / "said"
+    try:
+        hanging = pool.submit(computes_for_ever, str(said))
+        assert outcome(hanging, "run") == (None, "run: took too long and was killed")
+        assert said.read_text() == "begun "
+    finally:
+        pool.shutdown()
+
+
+def stops_itself(flag: str, once: bool) -> str:
+    if not (once and os.path.exists(flag)):
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return "done"
+
+
+def test_a_child_that_was_stopped_for_ever_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "GRACE_S", 1.0)
+    pool = child_pool(set_threads, 1, timeout_s=1.0)
+    flag = str(tmp_path / "flag")
+    try:
+        pool.submit(os.getpid).result()  # what is not yet started may take its time
+        assert outcome(pool.submit(stops_itself, flag, True), "run") == ("done", "")
+    finally:
+        pool.shutdown()
+
+
+PARENT = """
+import sys
+from tests.device.test_children import child_pool, set_threads, start_and_wait
+
+if __name__ == "__main__":
+    child_pool(set_threads, 1, timeout_s=3600.0).submit(start_and_wait, sys.argv[1]).result()
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(said)], cwd=root)
+    deadline = time.monotonic() + 120.0
+    while not (said.exists() and said.read_text().endswith(" ")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child, below = map(int, said.read_text().split())
+    parent.kill()
+    parent.wait()
+    while is_there(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(below, signal.SIGKILL)  # started without `ending_with_parent`
 
 
 def test_a_child_that_is_always_killed_is_no_candidates_fault(tmp_path: Path) -> None:

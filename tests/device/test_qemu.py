@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ofatvm.bundle.card import cpp_source
+from ofatvm.compiler.link import Tool
 from ofatvm.device import qemu, runtime
 from ofatvm.device.qemu import (
     LIMITED,
@@ -109,7 +109,7 @@ def test_a_kept_runner_that_was_damaged_is_compiled_again(
         (cwd / "runner").write_bytes(b"a program")
         return subprocess.CompletedProcess(words, 0, "", "")
 
-    tool = SimpleNamespace(command=("c++",), environment={})
+    tool = Tool(("c++",))
     monkeypatch.setattr(qemu, "find_compiler", lambda triple, language: tool)
     monkeypatch.setattr(qemu, "run_tool", compile_it)
 

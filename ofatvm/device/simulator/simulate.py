@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -149,8 +148,9 @@ def _run(tools: Tools, machine: Machine, cores: int, program: Path, counts: Path
             environment,
             within=program.parent,  # a guest that crashes leaves a core file where qemu started
             timeout_s=TIMEOUT_S,
+            long=True,
         )
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise MeasurementError(f"it ran longer than {TIMEOUT_S:.0f} s under qemu") from None
     if done.returncode:
         said = last_words(done)

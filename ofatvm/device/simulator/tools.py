@@ -6,7 +6,6 @@ compiler makes the plugin, and ziglang the guest program.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -19,14 +18,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from ofatvm.compiler.link import zig_path
 from ofatvm.device.qemu import emulator_name, emulator_program
 from ofatvm.elf import machine_of
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.files import replace_file, scratch
+from ofatvm.hang import HungError, Work
 from ofatvm.paths import cache_dir
+from ofatvm.signals import NOT_STARTED, ending_with_parent
 
 # What zig calls the machines of `elf.MACHINES`.
 _ZIG = {
@@ -96,6 +96,7 @@ def run(
     *,
     given: str | None = None,
     within: Path | None = None,
+    long: bool = False,
 ) -> str:
     """What a tool prints, started `within` a folder; CompileError with its last line if it fails.
 
@@ -104,8 +105,10 @@ def run(
     zig_cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_dir() / "zig")
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": zig_cache}
     try:
-        done = start(words, what, environment, given=given, within=within, timeout_s=TOOL_S)
-    except subprocess.TimeoutExpired:
+        done = start(
+            words, what, environment, given=given, within=within, timeout_s=TOOL_S, long=long
+        )
+    except TimeoutError:
         raise ToolError(f"{what} took longer than {TOOL_S:.0f} s") from None
     if done.returncode:
         text = f"{what} failed: {last_words(done)}"
@@ -123,42 +126,66 @@ def start(
     given: str | None = None,
     within: Path | None = None,
     timeout_s: float,
+    long: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and once more if that was not its own.
 
     So if it was killed, as for want of memory, or had no time, which may have passed while it was
-    stopped. ToolError if there is none or it does not start; subprocess.TimeoutExpired.
+    stopped: TimeoutError, at once if it provably hangs. ToolError if there is none or it does not
+    start. What may run `long` is killed when this process is.
     """
-    stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
-
-    def once() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(word) for word in words],
-            **stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=environment,
-            cwd=within,
-            timeout=timeout_s,
-        )
-
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            done = once()
+    command = [str(word) for word in words]
+    if long:
+        command = ending_with_parent(command)
+    for last in (False, True):
+        try:
+            done = ended(command, environment, given, within, timeout_s)
+        except TimeoutError as error:
+            if last or isinstance(error, HungError):
+                raise
+        except OSError as error:
+            raise ToolError(f"{what} failed: {words[0]}: {error.strerror or error}") from None
+        else:
             if done.returncode != -signal.SIGKILL:
-                return done
-        return once()
-    except OSError as error:
-        raise ToolError(f"{what} failed: {words[0]}: {error.strerror or error}") from None
+                break
+    if long and done.returncode == NOT_STARTED:
+        raise ToolError(f"{what} failed: {last_words(done)}")
+    return done
+
+
+def ended(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    given: str | None,
+    within: Path | None,
+    timeout_s: float,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program once to its end; TimeoutError, or HungError if that is proved."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+        cwd=within,
+    ) as process:
+        work = Work(process.pid)
+        try:
+            out, err = process.communicate(given, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise HungError if work.fills(timeout_s) else TimeoutError from None
+        finally:
+            process.kill()  # no harm to one that has ended
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def asked(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """What a program says of itself."""
     try:
         return start(words, "starting it", os.environ, given="", timeout_s=TOOL_S)
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise ToolError(f"{words[0]} took longer than {TOOL_S:.0f} s") from None
 
 
@@ -259,7 +286,8 @@ def _made(cache_dir: Path, name: str, suffix: str, source: str, compiler: Sequen
         (room / f"{name}.c").write_text(source, encoding="utf-8")
         words = [*compiler, f"{name}.c", "-o", f"built{suffix}"]
         try:
-            run(words, f"compiling {name}.c", within=room)  # zig does not read every path
+            # Within the folder, as zig does not read every path.
+            run(words, f"compiling {name}.c", within=room, long=True)
         except CompileError as error:
             raise ToolError(error.message) from None
         built = room / f"built{suffix}"

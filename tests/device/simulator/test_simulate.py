@@ -115,7 +115,7 @@ def test_a_qemu_that_was_killed_is_nobodys_fault(
     path = tmp_path / "candidate.o"
     build_object(POINTWISE, GOOD, CANDIDATE, A72, path)
     monkeypatch.setattr("ofatvm.device.simulator.simulate.link_guest", lambda *given, **more: path)
-    monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: killed)
+    monkeypatch.setattr(tools, "ended", lambda *given, **more: killed)
     with pytest.raises(DeviceError, match="qemu ended with signal 9"):
         simulate(A72, [step], (1, 1, 1, 1), [path], folder)
 
@@ -132,7 +132,7 @@ def test_tools_fail_by_a_candidates_fault_or_for_want_of_room(
     code: int, said: str, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess([], code, "", said)
-    monkeypatch.setattr(tools.subprocess, "run", lambda *given, **more: done)
+    monkeypatch.setattr(tools, "ended", lambda *given, **more: done)
     with pytest.raises(fault, match="linking failed"):
         tools.run(["ld.lld"], "linking")
 
