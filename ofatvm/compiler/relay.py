@@ -23,7 +23,13 @@ from ofatvm.compiler.link import Tool, check_linked, find_linker, linked_triple
 from ofatvm.compiler.plan import KernelCall, Workload, kernel_calls
 from ofatvm.compiler.program import Step
 from ofatvm.compiler.relax import Program, Weights
-from ofatvm.compiler.relay_env import RelayError, RelayPool, compiled, relay_versions
+from ofatvm.compiler.relay_env import (
+    RelayError,
+    RelayPool,
+    compiled,
+    raise_if_killed,
+    relay_versions,
+)
 from ofatvm.compiler.relay_graph import KernelGraph, kernel_program, network_graph
 from ofatvm.compiler.relay_plain import (
     PLAIN,
@@ -132,7 +138,8 @@ class RelayLibrary:
     ) -> list[RelayKernel | Exception]:
         """Compile object files of workloads under other configs than the records'.
 
-        Each one's kernel, or RelayError or TimeoutError with what Relay said.
+        Each one's kernel, or RelayError or TimeoutError with what Relay said. DeviceError if
+        processes are killed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         kernels = [self._under(*candidate) for candidate in candidates]
@@ -143,6 +150,7 @@ class RelayLibrary:
                 write_plain(kernel.path.with_suffix(PLAIN), job.result()[0])
                 found.append(kernel)
             except (RelayError, TimeoutError) as error:
+                raise_if_killed(error)
                 found.append(error)
         return found
 

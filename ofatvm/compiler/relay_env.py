@@ -22,6 +22,7 @@ from typing import IO, Any
 from ofatvm import errors
 from ofatvm.errors import CompileError, DeviceError, MissingInputError
 from ofatvm.executor import end_threads
+from ofatvm.hang import HungError, Work
 from ofatvm.relay.serve import begin
 from ofatvm.signals import interrupts_blocked
 
@@ -56,7 +57,7 @@ class RelayError(Exception):
 class RelayDiedError(RelayError):
     """The process of the Relay environment died; whose fault that is is open.
 
-    A pool raises it where a job's process died twice. `killed`: by SIGKILL, as where memory ends.
+    `insist` raises it where a job's process died twice. `killed`: by SIGKILL, as where memory ends.
     """
 
     def __init__(self, message: str, *, killed: bool = False) -> None:
@@ -194,6 +195,7 @@ class RelayProcess:
     ) -> Any:
         """The function's value; TimeoutError, or RelayError naming what it raised.
 
+        The TimeoutError is a HungError where that is proved.
         What no candidate is to blame for is an OfatvmError: a full disk or want of memory a
         DeviceError, a package that is missing or a process that does not start a MissingInputError,
         and whatever ofatvm's own code raised there. After a time-out or a death the process is
@@ -202,6 +204,26 @@ class RelayProcess:
         if self._connection is None:
             self._start()
         return self._ask(function, arguments, timeout_s)
+
+    def insist(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        timeout_s: float = COMPILE_S,
+        ended: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """As `call`, but a job is done once more whose process died, or had no time to compute.
+
+        It may have been killed from outside, or stopped. CancelledError if all has `ended` then.
+        """
+        try:
+            return self.call(function, *arguments, timeout_s=timeout_s)
+        except HungError:
+            raise
+        except (RelayDiedError, TimeoutError):
+            if ended():
+                raise CancelledError from None
+        return self.call(function, *arguments, timeout_s=timeout_s)
 
     def end(self) -> None:
         """Kill the process, if there is one."""
@@ -216,12 +238,15 @@ class RelayProcess:
             messages.close()
 
     def _ask(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float) -> Any:
-        connection = self._connection
+        connection, process = self._connection, self._process
         assert connection is not None
+        assert process is not None
         try:
+            work = Work(process.pid)
             connection.send((function, arguments))
             if not connection.poll(timeout_s):
-                raise TimeoutError(f"it took longer than {timeout_s:.0f} s")
+                over = HungError if work.fills(timeout_s) else TimeoutError
+                raise over(f"it took longer than {timeout_s:.0f} s")
             kind, value = connection.recv()
         except (EOFError, OSError) as error:
             said = self._last_message()
@@ -328,22 +353,24 @@ class RelayPool:
             process.end()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """The call's value in the future, or its error.
-
-        A job whose process died is done once more: that may have been killed from outside.
-        """
+        """The call's value in the future, or its error; see `RelayProcess.insist`."""
         return self._threads.submit(self._call, function, arguments)
 
     def _call(self, function: Callable[..., Any], arguments: Iterable[Any]) -> Any:
         process = self._free.get()
         try:
-            with contextlib.suppress(RelayDiedError):
-                return process.call(function, *arguments)
-            if self._ended:
-                raise CancelledError
-            return process.call(function, *arguments)
+            return process.insist(function, *arguments, ended=lambda: self._ended)
         finally:
             self._free.put(process)
+
+
+def raise_if_killed(error: Exception) -> None:
+    """DeviceError if a process was killed, twice: no candidate did that."""
+    if isinstance(error, RelayDiedError) and error.killed:
+        raise DeviceError(
+            "a process of TVM 0.19 was killed, twice",
+            hint="is memory short? The same command continues",
+        ) from None
 
 
 def compiled(jobs: Iterable[Future[Any]]) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ofatvm.compiler.relay_env import RelayError, RelayProcess
+from ofatvm.compiler.relay_env import RelayError, RelayProcess, raise_if_killed
 from ofatvm.device.local import VISIT_TIMEOUT_S, LocalDevice
 from ofatvm.relay.load import start_device
 
@@ -36,9 +36,9 @@ class _Call:
     ) -> None:
         self.process, self.function, self.arguments = process, function, arguments
 
-    def result(self, timeout_s: float) -> Any:
-        del timeout_s  # starting is timed apart
+    def result(self) -> Any:
         try:
-            return self.process.call(self.function, *self.arguments, timeout_s=VISIT_TIMEOUT_S)
+            return self.process.insist(self.function, *self.arguments, timeout_s=VISIT_TIMEOUT_S)
         except RelayError as error:
+            raise_if_killed(error)
             raise RuntimeError(str(error)) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,7 +13,13 @@ from typing import Any, Protocol, Self
 
 from ofatvm.compiler.link import find_linker, linked_triple
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayPool, RelayProcess
+from ofatvm.compiler.relay_env import (
+    RelayDiedError,
+    RelayError,
+    RelayPool,
+    RelayProcess,
+    raise_if_killed,
+)
 from ofatvm.compiler.relay_graph import kernel_program
 from ofatvm.device.exclusive import MeasuringLock
 from ofatvm.errors import CompileError
@@ -166,11 +171,12 @@ class RelayBench:
         """Wait for a build.
 
         Where its builders died or were out of time, DeviceError if so are those of the reference
-        kernel: nobody's trial.
+        kernel, or if they were killed: nobody's trial.
         """
         try:
             future.result()
         except (RelayDiedError, TimeoutError) as lost:
+            raise_if_killed(lost)
             proof = Path(job.path).with_name("reference.so")
             try:
                 self._submit(KernelJob(REFERENCE, "", proof.stem, str(proof))).result()
@@ -194,11 +200,10 @@ class RelayBench:
 
     def _timed(self, path: str, timing: Timing) -> tuple[list[float], float]:
         """What `time_kernel` gives, or RelayError or TimeoutError; losses as in `Workers`."""
-        with contextlib.suppress(RelayDiedError, TimeoutError):
-            return self._ran(path, timing)
         try:
             return self._ran(path, timing)
         except (RelayDiedError, TimeoutError) as lost:
+            raise_if_killed(lost)
             try:
                 self._ran(self._built_reference(), Timing())
             except (RelayError, TimeoutError):
@@ -207,7 +212,7 @@ class RelayBench:
 
     def _ran(self, path: str, timing: Timing) -> tuple[list[float], float]:
         reference = (self._built_reference(), ())
-        samples, reference_s = self._runner.call(
+        samples, reference_s = self._runner.insist(
             time_kernel, path, (), timing, reference, timeout_s=RUN_TIMEOUT_S
         )
         return samples, reference_s

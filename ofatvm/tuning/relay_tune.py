@@ -11,13 +11,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ofatvm.compiler.plan import Workload
-from ofatvm.compiler.relay_env import RelayDiedError, RelayError, RelayProcess
+from ofatvm.compiler.relay_env import RelayError, RelayProcess
 from ofatvm.errors import CompileError
 from ofatvm.events import Event, Progress, StageFinished, StageStarted, ignore
 from ofatvm.relay.blocks import Blocking, Config
@@ -183,9 +182,7 @@ def _choose(
 
 def _ask(tuner: RelayProcess, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        with suppress(RelayDiedError):  # it may have been killed from outside
-            return tuner.call(function, *arguments)
-        return tuner.call(function, *arguments)
+        return tuner.insist(function, *arguments)
     except (RelayError, TimeoutError) as error:
         raise CompileError(f"AutoTVM does not answer: {error}") from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ofatvm import hang
 from ofatvm.arch import Arch
 from ofatvm.compiler import relay_env
 from ofatvm.compiler.link import link
@@ -251,6 +252,31 @@ def test_a_job_whose_process_is_killed_is_done_again(tmp_path: Path) -> None:
             compiled([pool.submit(exec, killed)])
         assert "memory" in caught.value.hint
         assert compiled([pool.submit(float, "1")]) == [1.0]
+
+
+def test_whoever_judges_candidates_is_told_of_kills(tmp_path: Path) -> None:
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with RelayPool(1) as pool:
+        library = RelayLibrary(tmp_path, TARGET, BLOCKING, {}, pool, linked=False)
+        library._object_job = lambda kernels: pool.submit(exec, killed)  # type: ignore[method-assign]
+        with pytest.raises(DeviceError, match="killed, twice") as caught:
+            library.attempt([(KINDS[0], "")])
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("does", "times"), [("while True: pass", 1), ("import time; time.sleep(3600)", 2)]
+)
+def test_only_a_proved_hang_is_not_done_again(
+    does: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang, "SHARE", 0.05)  # other tests want the cores, too
+    said = tmp_path / "said"
+    with RelayProcess() as process:
+        process.call(tvm_version)
+        with pytest.raises(TimeoutError):
+            process.insist(exec, f"print('x', file=open({str(said)!r}, 'a'))\n{does}", timeout_s=2)
+    assert said.read_text() == "x\n" * times
 
 
 def test_a_process_that_is_killed_while_it_starts_is_started_again(
