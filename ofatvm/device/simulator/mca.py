@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ofatvm.device.simulator.cache import NONSENSE, checked, opened
+from ofatvm.device.simulator.cache import NONSENSE, CacheFile, checked
 from ofatvm.device.simulator.mix import classify
 from ofatvm.device.simulator.tools import ToolError, Tools, run
 from ofatvm.errors import CompileError
@@ -49,9 +49,10 @@ class BlockCosts:
         self.tools, self.triple, self.cpu = tools, triple, cpu
         source = Path(__file__).read_bytes()
         key = f"{tools.version} {triple} {cpu}".encode() + source
-        self._path = folder / f"blocks-{hashlib.sha256(key).hexdigest()[:12]}.sqlite"
+        name = f"blocks-{hashlib.sha256(key).hexdigest()[:12]}.sqlite"
+        self._file = CacheFile(folder / name, TABLE)
         self._known: dict[bytes, BlockCost] = {}
-        with opened(self._path, TABLE) as database:
+        with self._file.opened() as database:
             for row in database.execute("select code, cycles, mix from blocks"):
                 with contextlib.suppress(*NONSENSE):  # asked for again
                     self._known[row[0]] = _cost(*row[1:])
@@ -62,7 +63,7 @@ class BlockCosts:
         if new:
             found = self.ask(list(new.items()))
             rows = [(code, cost.cycles, json.dumps(cost.mix)) for code, cost in found.items()]
-            with opened(self._path, TABLE) as database:
+            with self._file.opened() as database:
                 database.executemany("insert or replace into blocks values (?, ?, ?)", rows)
             self._known |= found
         return [self._known[code] for code, _ in blocks]

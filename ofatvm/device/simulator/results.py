@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ofatvm.device.simulator.cache import NONSENSE, checked, opened
+from ofatvm.device.simulator.cache import NONSENSE, CacheFile, checked
 from ofatvm.device.simulator.cost import StepCost
 
 TABLE = "results (key text primary key, costs text)"
@@ -19,13 +19,13 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         """The file is `results.sqlite` in the folder."""
-        self._path = folder / "results.sqlite"
-        with opened(self._path, TABLE):
+        self._file = CacheFile(folder / "results.sqlite", TABLE)
+        with self._file.opened():
             pass
 
     def get(self, keys: Sequence[str]) -> dict[str, list[StepCost]]:
         """The costs of those keys that are known; a damaged one is not."""
-        with opened(self._path, TABLE) as database:
+        with self._file.opened() as database:
             rows = [
                 database.execute("select key, costs from results where key = ?", (key,)).fetchone()
                 for key in keys
@@ -39,7 +39,7 @@ class Results:
     def put(self, found: Mapping[str, Sequence[StepCost]]) -> None:
         """Keep costs; they are on disk when this returns."""
         rows = [(key, json.dumps([asdict(cost) for cost in costs])) for key, costs in found.items()]
-        with opened(self._path, TABLE) as database:
+        with self._file.opened() as database:
             database.executemany("insert or replace into results values (?, ?)", rows)
 
 

@@ -13,6 +13,7 @@ import pytest
 from ofatvm.device.simulator.cost import StepCost
 from ofatvm.device.simulator.results import Results
 from ofatvm.errors import DeviceError
+from ofatvm.lock import turn_to_open
 
 
 def test_a_damaged_cache_names_itself_and_not_the_store(tmp_path: Path) -> None:
@@ -64,3 +65,20 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="cannot be used") as caught:
         Results(tmp_path / "file")
     assert "\n" not in caught.value.message
+
+
+def test_a_look_up_waits_for_nobody_who_makes_a_cache(tmp_path: Path) -> None:
+    results, cost = Results(tmp_path), StepCost(1.5, 0.5, 7, {"load": 3})
+    with turn_to_open(tmp_path / "results.sqlite"):
+        results.put({"a": [cost]})
+        assert results.get(["a"]) == {"a": [cost]}
+
+
+def test_a_cache_that_is_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
+    results, cost = Results(tmp_path), StepCost(1.5, 0.5, 7, {"load": 3})
+    results.put({"a": [cost]})
+    for path in tmp_path.glob("results.sqlite*"):
+        path.unlink()
+    assert results.get(["a"]) == {}
+    results.put({"a": [cost]})
+    assert Results(tmp_path).get(["a"]) == {"a": [cost]}
