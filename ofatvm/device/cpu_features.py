@@ -5,6 +5,7 @@ Code with an instruction that the CPU lacks dies of SIGILL, so the two are compa
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ofatvm.target import Target
@@ -43,7 +44,11 @@ _AARCH64 = {
     "sve2": "sve2",
 }
 _ARM = {"neon": "neon", "vfp4": "vfpv4", "hwdiv-arm": "idiva"}
-_TABLES = {"x86_64": _X86, "aarch64": _AARCH64}
+# Kernels long said nothing of extensions with longer names, which run all the same. Without a word
+# of V, though, none of them keeps the vector registers of a process.
+_RISCV = {name: name for name in ("f", "d", "c", "v")}
+_TABLES = {"x86_64": _X86, "aarch64": _AARCH64, "riscv64": _RISCV}
+_ISA = re.compile(r"rv\d+([a-z]+)(_\w+)?")
 
 
 def needed_features(target: Target) -> tuple[str, ...]:
@@ -70,4 +75,14 @@ def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         for key, _, value in entries
         if key.strip() in ("flags", "Features")
     ]
+    sets += [_extensions(value.strip()) for key, _, value in entries if key.strip() == "isa"]
     return frozenset.intersection(*sets) if sets else frozenset()
+
+
+def _extensions(isa: str) -> frozenset[str]:
+    """Those of RISC-V in words like rv64imafdcv_zicsr_zba; of longer names only those set apart."""
+    found = _ISA.fullmatch(isa)
+    if found is None:
+        return frozenset()
+    letters, others = found.groups()
+    return frozenset([*letters.replace("g", "imafd"), *filter(None, (others or "").split("_"))])

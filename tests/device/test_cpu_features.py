@@ -28,6 +28,16 @@ from ofatvm.target import Target
             {"neon", "vfpv4"},
             {"asimd"},
         ),
+        (
+            Target(name="x60", mtriple="riscv64-linux-gnu", mcpu="spacemit-x60", mabi="lp64d"),
+            {"d", "v"},
+            {"zba"},
+        ),
+        (
+            Target(name="u74", mtriple="riscv64-linux-gnu", mcpu="sifive-u74", mabi="lp64d"),
+            {"f", "d", "c"},
+            {"v"},
+        ),
     ],
 )
 def test_what_a_target_needs(target: Target, needed: set[str], unneeded: set[str]) -> None:
@@ -48,6 +58,10 @@ def test_only_what_every_cpu_has_counts(tmp_path: Path) -> None:
         "processor: 0\nFeatures\t: asimd crc32 sve\n\nprocessor: 1\nFeatures\t: asimd\n"
     )
     assert host_features(path) == {"asimd"}
+    path.write_text("isa\t: rv64imafdcv_zicsr_zba\n\nisa\t: rv64imafdcv_zicsr\nhart isa\t: rv64i\n")
+    assert host_features(path) == {*"imafdcv", "zicsr"}
+    path.write_text("isa\t: rv64gc\n")
+    assert host_features(path) == set("imafdc")
     path.write_text("nothing of use")
     assert host_features(path) == frozenset()
     assert host_features(tmp_path / "none") == frozenset()
