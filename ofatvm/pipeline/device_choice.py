@@ -18,6 +18,8 @@ AUTO, LOCAL, SIMULATED, RPC = "auto", "local", "simulated", "rpc://"
 NONE = "none"
 RELAY_MACHINES = ("x86_64", "aarch64", "arm")
 """Those of ofatvm's that the LLVM in TVM 0.19's packages generates code for."""
+DIVISION = "idiva"
+"""What the kernel calls ARM's division: Relay's kernels divide indices where they run."""
 
 
 def choose_device(
@@ -94,6 +96,7 @@ def require_relay(target: Target, device: str) -> None:
     UsageError for what it does not do, MissingInputError if its environment is not there.
     """
     from ofatvm.compiler.relay_env import relay_versions
+    from ofatvm.device.cpu_features import needed_features
 
     if target.kind != "llvm":
         raise UsageError(
@@ -105,6 +108,13 @@ def require_relay(target: Target, device: str) -> None:
         raise UsageError(
             f"--ir relay compiles for {', '.join(RELAY_MACHINES)}, not for {machine}: TVM 0.19 "
             "came without it here",
+            hint="leave --ir out",
+        )
+    if machine == "arm" and DIVISION not in needed_features(target):
+        # It would call GCC's function for that, which no bundle has.
+        raise UsageError(
+            "--ir relay compiles for ARM CPUs that divide integers, and "
+            f"{target.mcpu or target.name} has no instruction for that",
             hint="leave --ir out",
         )
     if device.startswith(RPC):

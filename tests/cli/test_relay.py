@@ -152,6 +152,8 @@ def test_an_environment_that_does_not_serve_says_why(
     [
         (["--target", "cuda", "-arch=sm_87"], "--ir relay compiles for CPUs alone"),
         (["--target", "visionfive-2"], "compiles for x86_64, aarch64, arm, not for riscv64"),
+        (["--target", "llvm -mcpu=arm1176jzf-s"], "arm1176jzf-s has no instruction for that"),
+        (["--target", "llvm -mcpu=cortex-a9"], "cortex-a9 has no instruction for that"),
         (["--device", "rpc://127.0.0.1:9190/pi"], "not over RPC"),
         (["--ir", "tir"], "tir"),
     ],
