@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import astuple, dataclass
@@ -27,6 +26,7 @@ from ofatvm.compiler.schedule import ScheduleConfig, kernel_shapes
 from ofatvm.compiler.space import VectorUnit, default_config
 from ofatvm.elf import elf_machine, is_whole_object
 from ofatvm.errors import BundleError, CompileError
+from ofatvm.files import scratch
 from ofatvm.target import Target
 
 
@@ -170,33 +170,45 @@ def _code_digest() -> str:
 def compile_kernels(kernels: Sequence[Kernel], target: Target, *, linked: bool = True) -> None:
     """Compile kernels, each into files of its own, replaced whole. Runs in a worker process."""
     for kernel in kernels:
-        temporary = kernel.path.with_name(f".{kernel.path.stem}.{os.getpid()}.so")
-        built = temporary.with_suffix(".o")
-        try:
-            arguments = kernel.workload, kernel.config, kernel.symbol, target
+        home = kernel.path.parent
+        with scratch("kernel", home) as room:
+            path, built = room / "kernel.so", room / "kernel.o"
+            try:
+                arguments = kernel.workload, kernel.config, kernel.symbol, target
+                if linked:
+                    build_kernel(*arguments, path, shared=home)
+                else:
+                    build_object(*arguments, built)
+            except (RuntimeError, ValueError, TypeError) as error:
+                text = str(error).strip().splitlines()
+                raise CompileError(
+                    f"kernel {kernel.workload.key} does not compile: "
+                    f"{text[-1][:200] if text else ''}"
+                ) from None
+            built.replace(kernel.object_path)
             if linked:
-                build_kernel(*arguments, temporary)
-            else:
-                build_object(*arguments, built)
-        except (RuntimeError, ValueError, TypeError) as error:
-            text = str(error).strip().splitlines()
-            raise CompileError(
-                f"kernel {kernel.workload.key} does not compile: {text[-1][:200] if text else ''}"
-            ) from None
-        built.replace(kernel.object_path)
-        if linked:
-            temporary.replace(kernel.path)
+                path.replace(kernel.path)
 
 
 def build_kernel(
-    workload: Workload, config: ScheduleConfig, symbol: str, target: Target, path: Path
+    workload: Workload,
+    config: ScheduleConfig,
+    symbol: str,
+    target: Target,
+    path: Path,
+    *,
+    shared: Path | None = None,
 ) -> None:
-    """Compile one kernel into an object file beside `path`, and into its own program at `path`."""
+    """Compile one kernel into an object file beside `path`, and into its own program at `path`.
+
+    `shared` is the folder that keeps what all programs have in common; that of `path` by itself.
+    """
     object_path = path.with_suffix(".o")
     build_object(workload, config, symbol, target, object_path)
     own = path.with_suffix(".run.o")
     program.compile_program([kernel_step(workload, config, symbol)], target, own)
-    link(target, str(path), [str(entry(target, path.parent)), str(own), str(object_path)])
+    first = entry(target, shared or path.parent)
+    link(target, str(path), [str(first), str(own), str(object_path)])
     own.unlink()
 
 
@@ -242,7 +254,8 @@ def entry(target: Target, folder: Path) -> Path:
     digest = hashlib.sha256(f"{target.fingerprint}{_code_digest()}".encode()).hexdigest()[:16]
     path = folder / f"entry-{digest}.o"
     if not is_whole_object(path):
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.o")
-        program.compile_entry(tvm.target.Target(target.to_dict()), temporary)
-        temporary.replace(path)
+        with scratch("kernel", folder) as room:
+            built = room / path.name
+            program.compile_entry(tvm.target.Target(target.to_dict()), built)
+            built.replace(path)
     return path

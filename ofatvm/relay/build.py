@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 
 from ofatvm.compiler.link import Tool, link_with
 from ofatvm.compiler.plan import KernelCall, Workload
-from ofatvm.files import replace_file
+from ofatvm.files import replace_file, scratch
 from ofatvm.relay.blocks import Blocking, Config
 from ofatvm.relay.dispatch import configured, shapes_key
 from ofatvm.relay.expr import network_module, workload_module
@@ -49,11 +48,12 @@ def compile_kernels(
         with chosen([job.workload], [job.config], blocking), passes():
             built = relay.build(module, target=built_for, mod_name=job.symbol)
         path = Path(job.path)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.so")
-        built.export_library(str(temporary), fcompile=partial(link_with, linker))
         graph = json.dumps(kernel_graph(json.loads(built.graph_json)))
-        replace_file(path.with_suffix(CALLS), graph.encode())
-        temporary.replace(path)
+        with scratch("kernel", path.parent) as room:
+            library = room / path.name
+            built.export_library(str(library), fcompile=partial(link_with, linker))
+            replace_file(path.with_suffix(CALLS), graph.encode())
+            library.replace(path)
 
 
 def kernel_graph(graph: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ A kernel is a run of phases. Each was one parallel loop, or code outside of any,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofatvm.files import scratch
 from ofatvm.relay.blocks import Blocking
 from ofatvm.relay.build import KernelJob, chosen, passes
 from ofatvm.relay.dispatch import quiet
@@ -86,9 +86,9 @@ def _compile(job: KernelJob, target: Mapping[str, Any], blocking: Blocking) -> P
     code = tvm.get_global_func("target.build.llvm")(module, built_for)
     path = Path(job.path)
     # Half an object must not be taken for a whole one, should this process be killed.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    code.save(str(unfinished), "o")
-    unfinished.replace(path)
+    with scratch("kernel", path.parent) as room:
+        code.save(str(room / path.name), "o")
+        (room / path.name).replace(path)
     return PlainKernel(tuple(phases), tuple(sizes))
 
 

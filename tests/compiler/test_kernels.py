@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, process
 from dataclasses import replace
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ofatvm.compiler import link
+from ofatvm.compiler import kernels, link
 from ofatvm.compiler.base import library_digest
 from ofatvm.compiler.kernels import KernelLibrary, is_compiled, kernel_digest
 from ofatvm.compiler.plan import Workload
@@ -64,6 +67,29 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     [entry] = tmp_path.rglob("entry-*.o")
     kernels = [path for k in first.values() for path in (k.path, k.object_path)]
     assert set(before) == {tmp_path / TARGET.fingerprint, entry, *kernels}
+
+
+def killed_while_it_links(folder: str) -> None:
+    kernels.link = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+    library(Path(folder)).require([SMALL])
+
+
+def test_what_a_killed_writer_left_is_deleted(tmp_path: Path) -> None:
+    writer = multiprocessing.get_context("spawn").Process(
+        target=killed_while_it_links, args=(str(tmp_path),)
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    home = tmp_path / TARGET.fingerprint
+    whole = {path.name for path in home.iterdir() if path.name.startswith("entry-")}
+    assert {path.name for path in home.iterdir()} - whole, "it left something"
+    kernel = library(tmp_path).require([SMALL])[SMALL]
+    assert {path.name for path in home.iterdir()} == {
+        *whole,
+        kernel.path.name,
+        kernel.object_path.name,
+    }
 
 
 @pytest.mark.parametrize("workload", [SMALL, FULL, ODD, BARE, MEAN], ids=lambda w: w.key)
