@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ofatvm.signals import end_with_parent
+
 
 def together() -> bool:
     """Whether this is one of several processes."""
@@ -18,3 +20,9 @@ def follows() -> bool:
 def first_of_machine() -> bool:
     """Whether this is the first process on its machine, or alone."""
     return not together() or os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
+def end_with_torchrun() -> None:
+    """Let this process be killed when the torchrun that started it is: it would wait for others."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()

@@ -11,6 +11,7 @@ from ofatvm.cli.main import Run, common_options
 from ofatvm.cli.options import COUNT, SEED, SHARE, PositiveNumber, WholeNumber
 from ofatvm.cli.render import Result, pairs, seconds_text
 from ofatvm.errors import BudgetError, UsageError
+from ofatvm.torchrun import end_with_torchrun
 
 EPILOG = """Interrupted, even by kill -9, the same command without --fresh continues. Several
 processes train together under torchrun: torchrun --nproc-per-node 2 -m ofatvm train ..."""
@@ -100,6 +101,7 @@ def command(
     from ofatvm.supernet.card import model_text
     from ofatvm.supernet.recipe import RECIPES, RunConfig
 
+    end_with_torchrun()
     base = find_space(space_name)
     phases = RECIPES[recipe](base, epochs, learning_rate)
     config = RunConfig(

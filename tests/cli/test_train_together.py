@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ofatvm.data.download import IDX_FILES
 from tests.conftest import ROOT
@@ -14,13 +17,16 @@ from tests.data.making import write_mnist
 # The command, with the toy's space and a mirror of MNIST that notes what is asked of it.
 MIRRORED = """
 import hashlib
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from ofatvm import spaces
 from ofatvm.cli.main import main
 from ofatvm.data import download
+from ofatvm.files import replace_file
 from tests.supernet.toy import TOY
 
 mirror, source = Path(sys.argv[1]), download.SOURCES["mnist"]
@@ -30,6 +36,9 @@ def fetch(address):
     name = address.removeprefix(source.address)
     with (mirror / "asked").open("a") as file:
         print(name, file=file)
+    if (mirror / "slow").exists():
+        replace_file(mirror / "slow", str(os.getpid()).encode())
+        time.sleep(600)
     if (mirror / "down").exists():
         raise OSError("no route to host")
     return (mirror / name).read_bytes()
@@ -43,13 +52,19 @@ if __name__ == "__main__":  # processes that evaluate import this file, too
 """
 
 
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def together(*words: object) -> subprocess.CompletedProcess[str]:
     """What two processes of torchrun say, when each runs Python with the words."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return subprocess.run(
-        [sys.executable, *launcher, *map(str, words)],
+        [*LAUNCHER, *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -88,3 +103,37 @@ def test_the_first_process_fetches_for_all_and_ends_all_when_it_cannot(tmp_path:
     asked = (mirror / "asked").read_text().split()
     assert [asked.count(name) for name in IDX_FILES] == [2, 1, 1, 1]
     assert (out / "supernet.json").is_file()
+
+
+def test_processes_end_with_a_torchrun_that_is_killed(tmp_path: Path) -> None:
+    script, mirror = tmp_path / "mirrored.py", write_mnist(tmp_path / "mirror")
+    script.write_text(MIRRORED)
+    (mirror / "slow").touch()
+    words = (script, mirror, "train", "--data", "mnist", "--download", "--out", tmp_path / "x")
+    with subprocess.Popen(
+        [*LAUNCHER, *map(str, words), "--workspace", str(tmp_path / "ws")],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    ) as torchrun:
+        try:
+            pid = int(once(lambda: (mirror / "slow").read_text()))
+        finally:
+            torchrun.kill()
+    assert once(lambda: not running(pid))
+
+
+def once(look: Callable[[], Any], seconds: float = 200) -> Any:
+    """The first answer that is not empty, nothing if there is none for so long."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def running(pid: int) -> bool:
+    """Whether there is such a process; one that nobody has waited for is none."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
