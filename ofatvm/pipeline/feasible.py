@@ -12,6 +12,8 @@ from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
 from ofatvm.search.evolution import Evaluation, evolve
 
+_SUGGESTED = 3  # resolutions at most
+
 
 def require_feasible(
     setup: Setup,
@@ -55,9 +57,26 @@ def require_feasible(
         f"{limits_text(rest)}; the best achievable is {best['macs']:,} MACs, "
         f"{best['size_mb']} MB of weights, {best['peak_memory_mb']} MB peak memory, "
         f"{best['predicted_accuracy_percent']} % predicted top-1",
-        hint=f"it is {best['arch']}; relax a limit",
+        hint=f"it is {best['arch']}; relax a limit{other_resolutions(setup, accuracy, rest)}",
         best=best,
     )
+
+
+def other_resolutions(setup: Setup, accuracy: AccuracyModel, budget: Budget) -> str:
+    """The rest of a hint: resolutions at which the budget may be met; empty where none would help.
+
+    A search keeps to one resolution. Smaller images cost less, larger ones give more accuracy.
+    """
+    limits = budget.limits().keys()
+    lower = bool(limits & {"latency_ms", "macs", "peak_memory_mb"})
+    higher = "min_accuracy" in limits
+    found = [
+        resolution
+        for resolution in accuracy.resolutions
+        if (lower and resolution < setup.resolution) or (higher and resolution > setup.resolution)
+    ]
+    nearest = sorted(found, key=lambda resolution: abs(resolution - setup.resolution))[:_SUGGESTED]
+    return f", or try --resolution {' or '.join(map(str, nearest))}" if nearest else ""
 
 
 def limits_text(budget: Budget) -> str:

@@ -10,7 +10,7 @@ from ofatvm.arch import Arch
 from ofatvm.device.timing import FINAL
 from ofatvm.errors import InfeasibleBudgetError, MeasurementError
 from ofatvm.events import Notice
-from ofatvm.pipeline.feasible import limits_text
+from ofatvm.pipeline.feasible import limits_text, other_resolutions
 from ofatvm.pipeline.measure import latencies_ms
 from ofatvm.pipeline.point import Point
 from ofatvm.pipeline.search_state import SearchState
@@ -137,13 +137,15 @@ def _raise_infeasible(run: SearchState, points: Sequence[Point]) -> None:
     nearest = points[int(np.argmin(violation))]
     unstable = nearest.measurement.unstable
     raise InfeasibleBudgetError(
-        f"no architecture meets {limits_text(run.budget)} on {run.setup.target.name} with "
+        f"no architecture of {run.setup.space.name} at {run.setup.resolution} meets "
+        f"{limits_text(run.budget)} on {run.setup.target.name} with "
         f"{counted(run.setup.target.threads, 'thread')}; the best achievable "
         f"{nearest.measurement.kind} {nearest.latency_ms:.3g} ms"
         f"{' (unstable)' if unstable else ''} at {nearest.accuracy_percent:.2f} % "
         f"{nearest.top1.kind} top-1",
         hint=f"it is {nearest.arch.encode()}; "
-        + ("try on a quiet machine, or relax a limit" if unstable else "relax a limit"),
+        + ("try on a quiet machine, or relax a limit" if unstable else "relax a limit")
+        + other_resolutions(run.setup, run.accuracy, run.budget),
         best={
             "arch": nearest.arch.encode(),
             "latency_ms": nearest.latency_ms,

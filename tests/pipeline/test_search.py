@@ -24,7 +24,7 @@ from ofatvm.predict.accuracy import AccuracyModel
 from ofatvm.search.budget import Budget
 from ofatvm.search.evolution import EvolutionResult
 from ofatvm.store import Store
-from tests.workbench import PretendDevice, pretend_setup
+from tests.workbench import SPACE, PretendDevice, pretend_setup
 
 CONFIG = SearchConfig(sample=16, per_round=4, rounds=3, finalists=4, population=60, generations=8)
 Run = Callable[..., SearchResult]
@@ -253,6 +253,7 @@ def test_a_latency_nothing_reaches_names_the_best_measured(run: Run) -> None:
     assert f"{error.best['latency_ms']:.2f} ms" in error.message
     assert error.best["latency_ms"] <= fastest.latency_ms * 1.05  # type: ignore[operator]
     assert str(error.best["arch"]) in error.hint
+    assert f" of {SPACE.name} at 224 " in error.message
 
 
 @pytest.mark.parametrize(
