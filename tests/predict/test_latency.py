@@ -8,6 +8,7 @@ import pytest
 
 from ofatvm.errors import MissingInputError, UsageError
 from ofatvm.graph import operators
+from ofatvm.predict import latency as fitting
 from ofatvm.predict.baselines import baseline_reports, baselines
 from ofatvm.predict.features import FUSED_KINDS, SpaceTables
 from ofatvm.predict.latency import LatencyModel
@@ -119,6 +120,23 @@ def test_few_measurements_still_give_a_usable_model(world, tables, count):
     test = SPACE.sample_rows(rng, 100)
     p = model.predict(test, world.kernel_ms(test))
     assert error_report(p.latency_ms, world.measure(test, rng)).mape_percent < 6
+
+
+def test_errors_are_not_those_of_the_candidate_that_had_luck(tables, monkeypatch):
+    # All candidates are equally bad: out of fold each is off by noise that has nothing to teach.
+    said, truth = [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        rows = SPACE.sample_rows(rng, 20)
+        known = tables.macs(rows) / 3e7
+        count = len(fitting.FEATURE_PENALTIES) * len(fitting.BLOCK_PENALTIES)
+        noise = rng.normal(0, 0.1, (count, len(rows)))
+        monkeypatch.setattr(
+            fitting, "_out_of_fold", lambda *_, noise=noise: (noise, np.zeros_like(noise))
+        )
+        said.append(LatencyModel.fit(rows, known, known, SPACE, tables).report.mape_percent)
+        truth.append(100 * np.abs(np.expm1(noise)).mean())
+    assert abs(np.mean(said) / np.mean(truth) - 1) < 0.07
 
 
 def test_a_wild_measurement_does_not_spoil_the_model(world, tables):
