@@ -89,7 +89,7 @@ def command(
         name = bundle_name(key, source.weights)
         place = out or run.workspace / "bundles" / name
         check_destination(place, replace=True)
-        with unfinished(store, name, target=setup.target.name, ir=setup.ir, words=run.words):
+        with unfinished(store, name, target=setup.target, ir=setup.ir, words=run.words):
             with open_device(setup, store, fresh=fresh, on_event=run.on_event) as opened:
                 found = search(
                     setup,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SEARCH = "search-"
 MEASUREMENTS = (
     Column("space", "space", left=True),
-    Column("target", "target", lambda text: text[:12], left=True),
+    Column("target_name", "target", left=True),
     Column("kind", "kind", left=True),
     Column("source", "for", left=True),
     Column("threads", "threads"),
@@ -64,6 +64,9 @@ def survey(workspace: Path) -> dict[str, Any]:
             runs = store.runs()
             searches = [_search(store, run) for run in runs if run.startswith(SEARCH)]
     shipped = [Path(row["bundle"]) for row in searches if row["bundle"]]
+    names = {row["fingerprint"]: row["target"] for row in searches}
+    for holding in holdings:
+        holding["target_name"] = names.get(holding["target"]) or holding["target"][:12]
     bundles = _bundles([*_folders(workspace), *shipped])
     return {
         "workspace": str(workspace),
@@ -100,19 +103,21 @@ def _search(store: Store, run: str) -> dict[str, Any]:
     from ofatvm.report.outcome import kept_outcome
     from ofatvm.report.started import kept_start
 
-    row: dict[str, Any] = dict.fromkeys(("ir", "target", "bundle", "started", "command"))
+    row: dict[str, Any] = dict.fromkeys(
+        ("ir", "target", "fingerprint", "bundle", "started", "command")
+    )
     row["search"] = run
     start = kept_start(store, run)
     if start is not None:
-        row |= {"ir": start.ir, "target": start.target, "started": start.when}
-        return row | {"command": start.command(), "state": "unfinished"}
+        row |= {name: getattr(start, name) for name in ("ir", "target", "fingerprint")}
+        return row | {"started": start.when, "command": start.command(), "state": "unfinished"}
     try:
         outcome = kept_outcome(store, run)
     except StoreError:
         return row | {"state": "unreadable"}
     if outcome is None:
         return row | {"state": "unfinished"}
-    found = {name: getattr(outcome, name) for name in ("ir", "target", "bundle")}
+    found = {name: getattr(outcome, name) for name in ("ir", "target", "fingerprint", "bundle")}
     return row | found | {"state": "finished"}
 
 

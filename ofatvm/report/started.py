@@ -14,6 +14,7 @@ from ofatvm.errors import BundleError, InfeasibleBudgetError
 from ofatvm.measurement import now
 from ofatvm.road import Ir
 from ofatvm.store import Store
+from ofatvm.target import Target
 
 KEY = "started"
 BEGINS_ANEW = "--fresh"
@@ -25,6 +26,7 @@ class Started:
 
     when: str
     target: str
+    fingerprint: str
     ir: Ir
     words: tuple[str, ...]
     folder: str
@@ -38,14 +40,21 @@ class Started:
 
 @contextmanager
 def unfinished(
-    store: Store, run: str, *, target: str, ir: Ir, words: Sequence[str]
+    store: Store, run: str, *, target: Target, ir: Ir, words: Sequence[str]
 ) -> Iterator[None]:
     """Keep the words of a search for as long as it has no answer, also after it was killed.
 
     That no architecture meets the budget is an answer, too.
     """
     kept = tuple(word for word in words if word != BEGINS_ANEW)
-    started = Started(when=now(), target=target, ir=ir, words=kept, folder=str(Path.cwd()))
+    started = Started(
+        when=now(),
+        target=target.name,
+        fingerprint=target.fingerprint,
+        ir=ir,
+        words=kept,
+        folder=str(Path.cwd()),
+    )
     store.put_state(run, KEY, encoded(started))
     try:
         yield

@@ -15,7 +15,9 @@ from ofatvm.report.started import unfinished
 from ofatvm.store import Store
 from tests.bundle.making import make_manifest
 from tests.read_only import only_read
+from tests.targets import parse_target
 
+TARGET = parse_target("x86-64-v2")
 Ofatvm = Callable[..., Any]
 
 
@@ -113,14 +115,17 @@ def test_status_of_a_corrupt_store_is_one_line(ofatvm: Ofatvm, tmp_path: Path) -
 
 
 def test_an_unfinished_search_comes_next_unless_a_bundle_came_after_it(
-    ofatvm: Ofatvm, tmp_path: Path
+    ofatvm: Ofatvm, tmp_path: Path, make_measurement: Any
 ) -> None:
     with (
         Store.open(tmp_path) as store,
         contextlib.suppress(KeyboardInterrupt),
-        unfinished(store, "search-1", target="pi", ir="relay", words=("search", "--ir", "relay")),
+        unfinished(store, "search-1", target=TARGET, ir="relay", words=("search", "--ir", "relay")),
     ):
+        store.add_measurement(make_measurement(target=TARGET.fingerprint))
         raise KeyboardInterrupt
+    [held] = ofatvm("status", "--workspace", tmp_path, "--json").json["measurements"]
+    assert held["target_name"] == "x86-64-v2"
     manifest = make_manifest_at(tmp_path / "bundles" / "a")
     os.utime(manifest, (1e9, 1e9))
     assert ofatvm("status", "--workspace", tmp_path, "--json").json["next"] == (
