@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ofatvm.errors import OfatvmError
+from ofatvm.errors import OfatvmError, shorten
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted
 from ofatvm.text import one_line
 
 SCHEMA = 1
 LINE_SECONDS = 10.0
 REDRAW_SECONDS = 0.1
+MAX_SENTENCE = 4000
 COMMANDS = ("next", "and")
 """Names that `pairs` gives to commands."""
 
@@ -154,12 +155,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def _sentence(text: str) -> str:
+    """A message as one line that a terminal can show, whatever is quoted in it."""
+    return shorten(one_line(text), MAX_SENTENCE)
+
+
 def error_json(error: OfatvmError, kind: str = "") -> dict[str, Any]:
     """The `error` member of JSON output."""
     described = {
         "kind": kind or type(error).__name__,
-        "message": one_line(error.message),
-        "hint": one_line(error.hint),
+        "message": _sentence(error.message),
+        "hint": _sentence(error.hint),
         "exit_code": error.exit_code,
     }
     best = getattr(error, "best", None)
@@ -175,9 +181,9 @@ def print_error(error: OfatvmError, *, as_json: bool, kind: str = "") -> None:
             return
         except OSError:
             pass
-    hint = f" ({one_line(error.hint)})" if error.hint else ""
+    hint = f" ({_sentence(error.hint)})" if error.hint else ""
     label = "" if kind == "InternalError" else "error: "
-    write_stderr(f"{label}{one_line(error.message)}{hint}\n")
+    write_stderr(f"{label}{_sentence(error.message)}{hint}\n")
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -313,7 +319,7 @@ class Progressor:
         if isinstance(event, Notice):
             if event.level == "warning" or not self._quiet:
                 label = self._paint("33", "warning: ") if event.level == "warning" else ""
-                self._line(label + one_line(event.text))
+                self._line(label + _sentence(event.text))
         elif self._quiet:
             return
         elif isinstance(event, StageStarted):

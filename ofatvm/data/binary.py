@@ -43,8 +43,6 @@ def read_idx_part(folder: Path, part: str) -> ArrayImages | None:
         raise DatasetError(
             f"{images_path} has {len(images)} images but {labels_path} has {len(labels)} labels"
         )
-    if not images.size:
-        raise DatasetError(f"{images_path} holds no pixels, its shape is {images.shape}")
     return ArrayImages(images[..., None], checked_labels(labels, str(labels_path)))
 
 
@@ -63,6 +61,9 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             count = 1
             for length in shape:
                 count *= length
+            if not count:  # and numpy cannot make an array of every shape that holds nothing
+                what = "pixels" if dimensions == 3 else "labels"
+                raise DatasetError(f"{path} holds no {what}, its shape is {shape}")
             if count > LIMIT_BYTES:
                 raise DatasetError(f"{path} claims {count} bytes, more than {LIMIT_BYTES}")
             data = stream.read(count + 1)

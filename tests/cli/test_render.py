@@ -12,6 +12,7 @@ import pytest
 from ofatvm.cli import main as main_module
 from ofatvm.cli import render
 from ofatvm.cli.render import Column, Progressor, Result, table
+from ofatvm.errors import UsageError
 from ofatvm.events import Notice, Progress, StageFinished, StageStarted
 
 Ofatvm = Callable[..., Any]
@@ -22,6 +23,23 @@ def test_not_a_number_is_never_printed_as_json(ofatvm: Ofatvm, body: Any) -> Non
     answer = ofatvm("try", "--json")
     assert answer.code == 1
     assert answer.json["error"]["kind"] == "InternalError"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_message_is_one_line_of_bounded_length(ofatvm: Ofatvm, body: Any, as_json: bool) -> None:
+    def fails(run: Any, **options: Any) -> Result:
+        run.on_event(Notice("warning", "w" * 1_000_000))
+        raise UsageError("m" * 1_000_000, hint="h" * 1_000_000)
+
+    body(fails)
+    answer = ofatvm("try", *(["--json"] if as_json else []))
+    assert answer.code == 2
+    assert answer.err.startswith("warning: www")
+    assert len(answer.err) + len(answer.out) < 20_000
+    if as_json:
+        assert answer.json["error"]["message"].startswith("mmm")
+    else:
+        assert answer.err.splitlines()[1].startswith("error: mmm")
 
 
 def test_characters_that_stdout_lacks_are_escaped(

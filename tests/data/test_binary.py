@@ -103,6 +103,7 @@ def test_a_test_part_with_a_class_of_its_own_is_refused(tmp_path: Path) -> None:
         (lambda data: data[:-1], r"must hold 24 bytes of shape \(2, 3, 4\), it has 23"),
         (lambda data: data + b"x", "it has more"),
         (lambda data: data[:4] + b"\xff" * 12 + data[16:], "claims .* bytes, more than"),
+        (lambda data: data[:4] + bytes(4) + b"\xff" * 8, r"holds no pixels, its shape is \(0, 4"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
