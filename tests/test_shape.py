@@ -17,6 +17,7 @@ import ofatvm
 from ofatvm.cli.main import LAZY
 
 ROOT = Path(__file__).resolve().parent.parent
+TEXTS = ("README.md", "docs/figures.md", "tuning_logs/README.md")
 PACKAGE = ROOT / "ofatvm"
 HEAVY = {"torch", "tvm", "tvm_ffi", "xgboost"}
 HEAVY_HOMES = {
@@ -167,11 +168,31 @@ def test_every_listed_command_exists(name: str) -> None:
     assert getattr(import_module(module), attribute).name == name
 
 
-def test_commands_of_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    written = set(re.findall(r"\bofatvm ([a-z]+)", "\n".join(re.findall(r"```.*?```", text, re.S))))
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_and_options_that_a_text_shows_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.S)).replace("\\\n", " ")
+    written = re.findall(r"\bofatvm ([a-z]+)(.*)", blocks)
     assert written
-    assert written <= set(LAZY)
+    for command, words in written:
+        module, _, attribute = LAZY[command][0].partition(":")
+        found = getattr(import_module(module), attribute)
+        groups = getattr(found, "commands", {})
+        parameters = [p for one in (found, *groups.values()) for p in one.params]
+        known = {option for parameter in parameters for option in parameter.opts}
+        shown = set(re.findall(r"(?<= )--[a-z-]+", words.partition(" #")[0]))
+        assert shown <= known, (command, words)
+
+
+def test_files_that_a_text_names_exist() -> None:
+    pattern = r"`((?:benchmarks|docs|scripts|targets|tests|tuning_logs)/[\w./-]+\.(?:py|md|toml))"
+    for path in (*map(ROOT.joinpath, TEXTS), *ROOT.glob("docs/*.md")):
+        for name in re.findall(pattern, path.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), (path, name)
+
+
+def test_make_goals_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make ([a-z]+)", text, re.M)) <= targets
 
