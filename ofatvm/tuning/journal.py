@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Generic, Self, TypeVar
@@ -48,13 +48,17 @@ class Trial(Generic[C]):
         ordered = sorted(self.seconds)
         return ordered[len(ordered) // 2] if ordered else math.inf
 
+    def rounded(self) -> Trial[C]:
+        """The trial as the journal gives it back: with four digits, more than a time tells."""
+        return replace(self, seconds=tuple(float(f"{second:.4g}") for second in self.seconds))
+
     def to_line(self) -> str:
         """One line of the journal, with its check sum."""
         config: Any = self.config
         body = {
             "workload": self.workload,
             "config": config if isinstance(config, str) else list(astuple(config)),
-            "seconds": [float(f"{second:.4g}") for second in self.seconds],
+            "seconds": list(self.rounded().seconds),
         }
         if self.error:
             body["error"] = self.error
@@ -157,7 +161,8 @@ class TrialFile(ABC, Generic[C]):
         if self._lock is None:
             raise RecordError(f"{self.path} was opened for reading only")
         append_lines(self.path, (trial.to_line() for trial in trials))
-        self._add(trials)
+        # As a run that continues will see them, so that nothing depends on which run it is.
+        self._add(trial.rounded() for trial in trials)
 
     @property
     def count(self) -> int:

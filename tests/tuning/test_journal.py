@@ -118,6 +118,12 @@ def test_cut_at_any_byte_of_the_last_record_all_others_survive(tmp_path: Path) -
         assert again.damaged == 0
 
 
+def test_who_appends_sees_what_a_reader_will_see(tmp_path: Path) -> None:
+    with Journal.open(tmp_path) as journal:
+        journal.append([Trial("w", TRIALS[0].config, (1.23456e-6, 2e-6 / 3))])
+        assert every(journal) == every(Journal.read(tmp_path))
+
+
 def test_damaged_lines_are_kept_aside(tmp_path: Path) -> None:
     path = written(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
