@@ -25,4 +25,4 @@ def first_of_machine() -> bool:
 def end_with_torchrun() -> None:
     """Let this process be killed when the torchrun that started it is: it would wait for others."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent()
+        end_with_parent(os.getppid())
