@@ -134,7 +134,7 @@ class KernelLibrary:
             except BrokenExecutor:
                 raise CompileError(
                     "a compiler process died while it compiled kernels",
-                    hint="there may be too little memory; what is compiled is kept",
+                    hint="memory or disk may be full; what is compiled is kept",
                 ) from None
         return {workload: self.kernel(workload) for workload in distinct}
 

@@ -11,9 +11,11 @@ and no version of glibc by name.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,16 +65,27 @@ def link(
         tool, flags = find_compiler(triple, "c"), [*_COMPILER_FLAGS]
     else:
         tool, flags = find_linker(triple), [*_FLAGS]
-    done = run_tool(tool, [*flags, "-o", output, *objects, *extra])
-    if done.returncode:
-        raise CompileError(f"linking {output} failed: {done.stderr.strip()[-300:]}")
+    _require_linked(run_tool(tool, [*flags, "-o", output, *objects, *extra]), output)
 
 
 def link_with(tool: Tool, output: str, objects: Sequence[str], options: Any = None) -> None:
     """Link objects with a linker that was found already: where this runs, there may be none."""
-    done = run_tool(tool, [*_FLAGS, "-o", output, *objects])
-    if done.returncode:
-        raise CompileError(f"linking {output} failed: {done.stderr.strip()[-300:]}")
+    _require_linked(run_tool(tool, [*_FLAGS, "-o", output, *objects]), output)
+
+
+def _require_linked(done: subprocess.CompletedProcess[str], output: str) -> None:
+    """CompileError with the linker's own words if it failed, or with the signal that ended it."""
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()[-300:]
+    if os.strerror(errno.ENOSPC) in said:
+        raise CompileError(
+            f"no space left on the disk of {Path(output).parent}", hint="free some and try again"
+        )
+    if not said:
+        ended = signal.strsignal(-done.returncode) if done.returncode < 0 else None
+        said = ended or f"exit code {done.returncode}"
+    raise CompileError(f"linking {output} failed: {said}")
 
 
 def link_host(

@@ -201,7 +201,7 @@ def built(jobs: Sequence[Future[T]]) -> list[T]:
     except BrokenExecutor:
         raise CompileError(
             "a compiler process died while it built programs",
-            hint="there may be too little memory; the same command continues",
+            hint="memory or disk may be full; the same command continues",
         ) from None
 
 

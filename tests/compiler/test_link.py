@@ -180,3 +180,20 @@ def test_zig_is_found_without_starting_it() -> None:
     path = zig_path()
     assert path is not None
     assert path.name == "zig"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo one.so: final close failed: No space left on device >&2; exit 1", "^no space left"),
+        ("kill -XFSZ $$", r"one\.so failed: File size limit exceeded$"),
+        ("exit 3", r"one\.so failed: exit code 3$"),
+    ],
+)
+def test_what_ended_a_linker_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    tool = module.Tool(("sh", "-c", script))
+    monkeypatch.setattr(module, "find_linker", lambda triple: tool)
+    with pytest.raises(CompileError, match=said):
+        link(None, str(tmp_path / "one.so"), [str(tmp_path / "one.o")])
