@@ -13,7 +13,7 @@ from ofatvm.events import Notice
 from ofatvm.pipeline.feasible import limits_text, other_resolutions
 from ofatvm.pipeline.measure import latencies_ms
 from ofatvm.pipeline.point import Point
-from ofatvm.pipeline.search_state import SearchState
+from ofatvm.pipeline.search_state import SearchState, spread
 from ofatvm.pipeline.top1 import best_known_top1
 from ofatvm.predict.latency import LatencyModel
 from ofatvm.search.pareto import front
@@ -37,7 +37,7 @@ def finals(run: SearchState, model: LatencyModel) -> tuple[Point, ...]:
         # The pick is the fastest that is accurate enough, and its accuracy is yet to be measured.
         chosen = archs[: limit // 2]
     rest = [arch for arch in archs if arch not in chosen]
-    chosen += _spread(rest, limit - len(chosen))
+    chosen += [rest[i] for i in spread(len(rest), limit - len(chosen))]
     points = _points(run, model, chosen)
     inside = [point for point in points if _meets(run, point)]
     if not inside:
@@ -57,12 +57,6 @@ def finals(run: SearchState, model: LatencyModel) -> tuple[Point, ...]:
     final = np.array([(p.latency_ms, -p.accuracy_percent) for p in inside])
     best = sorted(front(final), key=lambda i: final[i, 0])
     return tuple(inside[i] for i in best)
-
-
-def _spread(archs: Sequence[Arch], count: int) -> list[Arch]:
-    """So many of a front, evenly along it and with both ends."""
-    places = np.linspace(0, len(archs) - 1, min(count, len(archs))).round().astype(int)
-    return [archs[i] for i in np.unique(places)]
 
 
 def _ends(run: SearchState) -> list[Arch]:

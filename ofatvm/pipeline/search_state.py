@@ -36,8 +36,8 @@ class SearchConfig:
     per_round: int = 12
     rounds: int = 10
     finalists: int = 8
-    population: int = 500
-    generations: int = 40
+    population: int = 200
+    generations: int = 200
     settled: float = 0.002
     """A round that grows the measured front's hypervolume by less than this share is the last."""
 
@@ -73,6 +73,7 @@ class SearchState:
         self.found: dict[Arch, Measurement] = {}
         self.forecasts: list[Forecast] = []
         self.evaluated = 0
+        self._evolved: np.ndarray | None = None
         self._run = device_state(setup, device)
         self._after = holds_after(store, self._run)
 
@@ -134,7 +135,10 @@ class SearchState:
         return list(archs)[: self.config.sample]
 
     def evolve(self, model: LatencyModel, number: int) -> EvolutionResult:
-        """One evolution under the budget with both predictors."""
+        """One evolution under the budget with both predictors.
+
+        It goes on from the front of the one before, of which half of the first population is.
+        """
         tables, budget = self.setup.tables, self.budget
 
         def objectives(rows: np.ndarray) -> Evaluation:
@@ -143,16 +147,19 @@ class SearchState:
             costs = np.stack([latency, -top1], axis=1)
             return Evaluation(costs, budget.violation(rows, tables, latency, top1))
 
-        known = self.setup.space.to_rows(list(self.found))
+        before = self._evolved
+        if before is None:
+            before = self.setup.space.to_rows(list(self.found))
         result = evolve(
             self.setup.space,
             objectives,
             population=self.config.population,
             generations=self.config.generations,
             rng=np.random.default_rng([self.config.seed, 2, number]),
-            initial=known[: self.config.population // 2],
+            initial=before[spread(len(before), self.config.population // 2)],
         )
         self.evaluated += result.evaluated
+        self._evolved = result.rows
         return result
 
     def promising(self, result: EvolutionResult, count: int) -> list[Arch]:
@@ -165,8 +172,7 @@ class SearchState:
         fresh = [i for i, arch in enumerate(archs) if arch not in self.found]
         if not fresh:
             return []
-        spread = np.unique(np.linspace(0, len(fresh) - 1, count).round().astype(int))
-        order = [fresh[i] for i in spread]
+        order = [fresh[i] for i in spread(len(fresh), count)]
         if self.budget.limits():
             column = 0 if self.budget.accuracy_alone else 1
             wanted = sorted(fresh, key=lambda i: result.costs[i, column])
@@ -188,3 +194,9 @@ class SearchState:
         best = best[np.argsort(costs[best, 0], kind="stable")]
         met = bool((violation[best] <= 0).all())
         return [archs[i] for i in best], costs[best], met
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """Up to `count` places of a list, evenly along it and with both ends."""
+    places: np.ndarray = np.linspace(0, length - 1, min(count, length)).round().astype(int)
+    return places
