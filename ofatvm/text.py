@@ -7,6 +7,8 @@ import re
 # Control characters, line and paragraph separators, halves of surrogate pairs, and what turns the
 # direction of all that follows; joiners and marks that a script needs are not among them.
 _ODD = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# The same but for line feeds, and for the halves, which stdout escapes.
+_OBEYED = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # An underscore within a word is no sign of emphasis.
 _MARKDOWN = re.compile(r"([\\`*\[\]~|]|(?<!\w)_|_(?!\w))")
 
@@ -19,6 +21,11 @@ def is_line(text: str) -> bool:
 def one_line(text: str) -> str:
     """The text without line breaks and other control characters."""
     return _ODD.sub(" ", " ".join(text.split()))
+
+
+def shown(text: str) -> str:
+    """Lines without what a terminal would obey instead of showing it."""
+    return _OBEYED.sub(" ", text)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

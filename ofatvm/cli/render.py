@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from ofatvm.errors import OfatvmError, shorten
 from ofatvm.events import Event, Notice, Progress, StageFinished, StageStarted
-from ofatvm.text import one_line
+from ofatvm.text import one_line, shown
 
 SCHEMA = 1
 LINE_SECONDS = 10.0
@@ -189,7 +189,7 @@ def print_error(error: OfatvmError, *, as_json: bool, kind: str = "") -> None:
 def print_result(result: Result, *, as_json: bool) -> None:
     """The answer on stdout, in the form that was asked for."""
     if not as_json:
-        text = result.text(stdout_width())
+        text = shown(result.text(stdout_width()))
         write_stdout(text.rstrip("\n") + "\n" if text else "")
     elif result.lines is not None:
         for entry in result.lines:

@@ -19,7 +19,7 @@ from ofatvm.errors import OfatvmError, StoreError
 if TYPE_CHECKING:
     from ofatvm.store import Store
 
-SEARCH = "search-"
+SEARCH, MANIFEST = "search-", "manifest.json"
 MEASUREMENTS = (
     Column("space", "space", left=True),
     Column("target_name", "target", left=True),
@@ -122,13 +122,16 @@ def _search(store: Store, run: str) -> dict[str, Any]:
 
 
 def _folders(workspace: Path) -> list[Path]:
-    """Folders with a manifest; what a killed command left half-moved has a hidden name."""
-    found = (path.parent for path in workspace.glob("**/manifest.json"))
-    return [
-        folder
-        for folder in found
-        if not any(part.startswith(".") for part in folder.relative_to(workspace).parts)
-    ]
+    """Folders with a manifest; what a killed command left half-moved has a hidden name.
+
+    Other folders may come and go meanwhile: a command that works in the workspace makes some.
+    """
+    found = []
+    for place, folders, files in os.walk(workspace):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if MANIFEST in files:
+            found.append(Path(place))
+    return found
 
 
 def _bundles(folders: Iterable[Path]) -> list[dict[str, Any]]:

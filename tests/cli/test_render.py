@@ -42,6 +42,11 @@ def test_a_message_is_one_line_of_bounded_length(ofatvm: Ofatvm, body: Any, as_j
         assert answer.err.splitlines()[1].startswith("error: mmm")
 
 
+def test_a_terminal_gets_no_orders_from_names(ofatvm: Ofatvm, body: Any) -> None:
+    body(lambda run, **options: Result({}, lambda width: "a\x1b[31mb\n  c\x9b2J\r\u202ed"))
+    assert ofatvm("try").out == "a [31mb\n  c 2J  d\n"
+
+
 def test_characters_that_stdout_lacks_are_escaped(
     body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,24 @@ def test_status_names_the_newest_bundle_and_none_that_is_half_moved(
     assert data["next"] == f"ofatvm verify {tmp_path}/bundles/a"
 
 
+def test_a_folder_that_goes_meanwhile_does_no_harm(
+    ofatvm: Ofatvm, tmp_path: Path, monkeypatch: Any
+) -> None:
+    make_manifest_at(tmp_path / "bundles" / "a")
+    (tmp_path / "scratch").mkdir()
+    scandir = os.scandir
+
+    def gone(path: Any = ".") -> Any:
+        if Path(path).name == "scratch":
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    answer = ofatvm("status", "--workspace", tmp_path, "--json")
+    assert answer.code == 0, answer
+    assert [bundle["path"] for bundle in answer.json["bundles"]] == [f"{tmp_path}/bundles/a"]
+
+
 def test_status_lists_bundles_that_are_there_and_can_be_read(
     ofatvm: Ofatvm, tmp_path: Path, outcome: Any
 ) -> None:
