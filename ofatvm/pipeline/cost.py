@@ -328,10 +328,10 @@ def _siblings(results: Path, notes: list[str]) -> list[Cost]:
                 f"next target ({number})",
                 int(entry["trials"]["sibling"]),
                 trials_ratio=entry["trials"]["sibling"] / entry["trials"]["full"],
-                detail=f"{entry['to']} with {entry['to_threads']} threads from {entry['from']}, on "
-                f"{entry['workloads']} workloads; its ratio is to their full tuning of "
-                f"{entry['trials']['full']:,} trials, whose speed it reached to "
-                f"{entry['speed']['sibling']:.1%}",
+                detail=f"{entry['to']} with {counted(int(entry['to_threads']), 'thread')} from "
+                f"{entry['from']}, on {counted(int(entry['workloads']), 'workload')}; its ratio is "
+                f"to their full tuning of {entry['trials']['full']:,} trials, whose speed "
+                f"it reached to {entry['speed']['sibling']:.1%}",
             )
             for number, entry in enumerate(content["transfers"], 1)
         ]

@@ -45,7 +45,7 @@ SIBLINGS: dict[str, Any] = {
         {
             "from": "x86-64-v3",
             "to": "znver5",
-            "to_threads": 2,
+            "to_threads": 1,
             "workloads": 24,
             "trials": {"full": 1500, "sibling": 210, "scratch": 210},
             "speed": {"full": 1.0, "sibling": 0.971, "scratch": 0.9},
@@ -136,6 +136,7 @@ def test_ratios_and_break_even(desk: Desk) -> None:
     next_subnet = rows["next subnet from the records"]
     assert (next_subnet.trials_ratio, next_subnet.cpu_ratio) == (0.0, 0.00333)
     sibling = rows["next target (1)"]
+    assert "znver5 with 1 thread from x86-64-v3, on 24 workloads" in sibling.detail
     assert (sibling.trials, sibling.trials_ratio, sibling.cpu_s) == (210, 0.14, None)
     assert "97.1%" in sibling.detail
     assert (report.runs, report.killed_runs, report.seconds_per_trial) == (2, 1, 1.0)
