@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def lock_folder(folder: Path, doing: str) -> IO[Any]:
     `doing` is what the other process then does there, as in "tuning into".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / LOCK).open("a")
+    lock = _opened(folder / LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -39,7 +40,7 @@ def turn_to_open(path: Path) -> Iterator[None]:
     SQLite's switch to WAL does not wait for other processes. BusyError after a minute.
     """
     deadline = time.monotonic() + BUSY_SECONDS
-    with path.with_suffix(LOCK).open("a") as turn:
+    with _opened(path.with_suffix(LOCK)) as turn:
         while True:
             try:
                 fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,3 +53,9 @@ def turn_to_open(path: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.005)
         yield
+
+
+def _opened(path: Path) -> IO[Any]:
+    """The file, made if it is not there; a pipe of that name is an OSError and not waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+    return os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0)

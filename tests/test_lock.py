@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ofatvm import lock
 from ofatvm.errors import BusyError
-from ofatvm.lock import turn_to_open
+from ofatvm.lock import lock_folder, turn_to_open
 
 
 def test_a_turn_that_never_comes_is_one_line(
@@ -21,4 +22,13 @@ def test_a_turn_that_never_comes_is_one_line(
     ):
         pass
     with turn_to_open(path):
+        pass
+
+
+def test_a_pipe_is_no_lock_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(OSError, match=r"\.lock"):
+        lock_folder(tmp_path, "tuning into")
+    os.mkfifo(tmp_path / "store.lock")
+    with pytest.raises(OSError, match=r"store\.lock"), turn_to_open(tmp_path / "store.db"):
         pass

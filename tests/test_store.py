@@ -324,9 +324,10 @@ def test_a_damaged_file_that_cannot_be_written_is_reported(
 
 
 def test_a_folder_that_turned_read_only_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
-    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
-        raise OSError(30, "Read-only file system", str(self))
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(StoreError, match="Read-only file system"):
-        Store.open(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(StoreError, match="Read-only file system"):
+            Store.open(tmp_path)
