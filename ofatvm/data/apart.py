@@ -68,7 +68,7 @@ def check_arrays_apart(parts: Mapping[str, Images | None]) -> None:
     for name, images in parts.items():
         if not isinstance(images, ArrayImages):
             continue
-        own = _digests(images)
+        own = set(_digests(images))
         for other, known in earlier.items():
             shared = len(own & known)
             if shared > SHARED * len(own):
@@ -79,9 +79,17 @@ def check_arrays_apart(parts: Mapping[str, Images | None]) -> None:
         earlier[name] = own
 
 
-def _digests(images: ArrayImages) -> set[bytes]:
+def copies(train: Images, val: Images) -> int:
+    """How many pictures of `val` are in `train` as well; 0 where they stay in their files."""
+    if not isinstance(train, ArrayImages) or not isinstance(val, ArrayImages):
+        return 0
+    known = set(_digests(train))
+    return sum(digest in known for digest in _digests(val))
+
+
+def _digests(images: ArrayImages) -> list[bytes]:
     shape = repr(images.pixels.shape[1:]).encode()
-    return {
+    return [
         hashlib.blake2b(shape + picture.tobytes(), digest_size=16).digest()
         for picture in images.pixels
-    }
+    ]

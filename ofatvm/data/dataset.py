@@ -118,7 +118,8 @@ class Dataset:
 
     `mean` and `std` are per channel, of the training part, with pixels from 0 to 1. `digest` is
     of the source, before anything is held out of it: it does not change with `seed` or `holdout`.
-    `files` are those of `train` and `val`, where each picture is a file.
+    `files` are those of `train` and `val`, where each picture is a file. `copies` says how many
+    pictures of a held-out `val` were left in `train` as well, since the source has them twice.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Dataset:
     std: tuple[float, ...]
     digest: str
     files: tuple[Path, ...] = ()
+    copies: int = 0
 
     def __post_init__(self) -> None:
         """Check that the numbers of channels agree."""

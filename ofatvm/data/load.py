@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ofatvm.data.apart import check_arrays_apart, check_files_apart
+from ofatvm.data.apart import check_arrays_apart, check_files_apart, copies
 from ofatvm.data.binary import CIFAR10_FILES, idx_file, is_cifar, read_cifar, read_idx_part
 from ofatvm.data.dataset import ArrayImages, Dataset, Images, statistics
 from ofatvm.data.download import SOURCES, fetched, is_cached
@@ -207,15 +208,7 @@ def split(parts: Parts[Kind], *, seed: int, holdout: float | None) -> Parts[Kind
     held_out = parts.train.take(val_rows)
     if holdout is None:  # who asks for few images gets few
         check_validation(held_out.labels, parts.classes, where, held_out=True)
-    return Parts(
-        parts.name,
-        parts.path,
-        parts.train.take(train_rows),
-        held_out,
-        parts.test,
-        parts.classes,
-        parts.digest,
-    )
+    return replace(parts, train=parts.train.take(train_rows), val=held_out, held_out=True)
 
 
 def finished_arrays(parts: Parts[ArrayImages], channels: int | None) -> Dataset:
@@ -237,10 +230,7 @@ def finished_files(parts: Parts[FolderImages], memory_bytes: int) -> Dataset:
 def measured(
     parts: Parts[Kind], channels: int, ready: Callable[[Kind], Images], files: tuple[Path, ...]
 ) -> Dataset:
-    """The finished dataset of split parts, each of which `ready` prepares for use.
-
-    Copies within a set that was split are found here, too.
-    """
+    """The finished dataset of split parts, each of which `ready` prepares for use."""
     assert parts.val is not None
     train, val = ready(parts.train), ready(parts.val)
     test = None if parts.test is None else ready(parts.test)
@@ -249,8 +239,13 @@ def measured(
         raise DatasetError(
             f"all images of {parts.path} are of one colour: there is nothing to learn from them"
         )
-    found = (("training", train), ("validation", val), ("test", test))
-    check_arrays_apart({f"the {part} part of {parts.path}": images for part, images in found})
+    of = f"part of {parts.path}"
+    named = {f"the training {of}": train, f"the validation {of}": val, f"the test {of}": test}
+    if parts.held_out:  # by us: who has pictures twice in one part can do nothing about it
+        for name in list(named)[:2]:
+            check_arrays_apart({other: named[other] for other in (name, f"the test {of}")})
+    else:
+        check_arrays_apart(named)
     return Dataset(
         name=parts.name,
         train=train,
@@ -262,6 +257,7 @@ def measured(
         std=std,
         digest=parts.digest,
         files=files,
+        copies=copies(train, val) if parts.held_out else 0,
     )
 
 

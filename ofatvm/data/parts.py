@@ -29,6 +29,8 @@ class Parts(Generic[Kind]):
     digest: str
     named: bool = True
     """Whether the set itself names its classes; labels are just numbered otherwise."""
+    held_out: bool = False
+    """Whether `val` was a part of `train`."""
 
 
 def digest_of(parts: Iterable[np.ndarray | str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ofatvm.arch import Arch, ArchSpace
 from ofatvm.data import ArrayImages, Dataset, Images, resized
+from ofatvm.data.apart import SHARED
 from ofatvm.events import Event, Notice, ignore
 from ofatvm.pipeline.table import examined
 from ofatvm.predict.accuracy import AccuracyModel
@@ -69,8 +70,20 @@ def like_the_others(images: Images, exam: Exam) -> Images:
     return images
 
 
-def say_fewer(exam: Exam, dataset: Dataset, on_event: Callable[[Event], None]) -> None:
-    """Warn where pictures are so large that fewer are examined, or carried, than usual."""
+def say_limits(exam: Exam, dataset: Dataset, on_event: Callable[[Event], None]) -> None:
+    """Warn where held-out pictures say less than usual.
+
+    That is where pictures are so large that fewer are examined, or carried; and where more than a
+    tenth of those that we held out are in the training part, too.
+    """
+    if dataset.copies > SHARED * len(dataset.val):
+        on_event(
+            Notice(
+                "warning",
+                f"{dataset.copies} of the {len(dataset.val)} held-out pictures are in the training "
+                "part, too, since the set has them more than once: accuracy will look too good",
+            )
+        )
     usual, examined = min(EVALUATION_IMAGES, len(dataset.val)), len(exam.images)
     shipped = len(carried(exam.images)[0])
     if shipped < usual:

@@ -26,7 +26,7 @@ from ofatvm.pipeline.exam import (
     make_exam,
     reported,
     sample_pictures,
-    say_fewer,
+    say_limits,
     watcher,
 )
 from ofatvm.pipeline.table import examined, table_archs, table_csv
@@ -98,7 +98,7 @@ def train_supernet(
         with joined() as processes:
             if processes.first:
                 held.enter_context(lock_folder(work, "training into"))
-                say_fewer(exam, dataset, on_event)
+                say_limits(exam, dataset, on_event)
                 for place in (out, work, out / SAMPLES):
                     remove_leftovers(place)
             trained = train(

@@ -28,11 +28,26 @@ def test_equal_arrays_in_two_parts_are_refused(tmp_path: Path, one: str, other: 
     )
 
 
-def test_a_set_that_holds_its_pictures_twice_cannot_be_split(tmp_path: Path) -> None:
-    twice = np.concatenate([noise(300, 6, 6)] * 2)
+def test_a_set_that_holds_pictures_twice_is_split_and_its_copies_counted(tmp_path: Path) -> None:
+    once, twice = noise(300, 6, 6), np.concatenate([noise(300, 6, 6)] * 2)
+    path = write_npz(tmp_path / "once.npz", images=once, labels=np.arange(300) % 3)
+    assert load_dataset(path, size=6).copies == 0
     path = write_npz(tmp_path / "twice.npz", images=twice, labels=np.arange(600) % 3)
-    with pytest.raises(DatasetError, match=r"in the validation part of .* are in the training"):
-        load_dataset(path, size=6)
+    dataset = load_dataset(path, size=6)
+    train = {pixels.tobytes() for pixels in dataset.train.pixels}
+    assert dataset.copies == sum(pixels.tobytes() in train for pixels in dataset.val.pixels) > 30
+
+
+@pytest.mark.parametrize("known", ["trained on", "held out"])
+def test_a_test_part_of_a_set_that_is_split_may_hold_neither_part(
+    tmp_path: Path, known: str
+) -> None:
+    write_npz(tmp_path / "train.npz", images=noise(300, 6, 6), labels=np.arange(300) % 3)
+    split = load_dataset(tmp_path, size=6)
+    part = split.train if known == "trained on" else split.val
+    write_npz(tmp_path / "test.npz", images=part.pixels, labels=part.labels)
+    with pytest.raises(DatasetError, match="pictures in the test part"):
+        load_dataset(tmp_path, size=6)
 
 
 def test_a_few_shared_pictures_are_what_published_sets_have() -> None:

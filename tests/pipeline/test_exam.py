@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 
 from ofatvm.data import ArrayImages, resized
-from ofatvm.pipeline.exam import like_the_others, make_exam, sample_pictures, some
+from ofatvm.pipeline.exam import like_the_others, make_exam, sample_pictures, say_limits, some
 from tests.supernet.toy import TOY, bars, toy_dataset
 
 
@@ -69,6 +71,17 @@ def test_calibration_images_are_of_the_training_part_and_never_held_out():
     val = {pixels.tobytes() for pixels in dataset.val.pixels}
     assert {pixels.tobytes() for pixels in exam.calibration.pixels} <= train
     assert {pixels.tobytes() for pixels in exam.images.pixels} == val
+
+
+def test_copies_of_held_out_pictures_are_said_where_they_are_many():
+    few, many = (replace(toy_dataset(), copies=copies) for copies in (1, 90))
+    assert len(many.val) < 900
+    said = []
+    for dataset in (few, many):
+        say_limits(make_exam(dataset, TOY, 0), dataset, said.append)
+    assert [(event.level, event.text.split(" are in ")[0]) for event in said] == [
+        ("warning", f"90 of the {len(many.val)} held-out pictures")
+    ]
 
 
 def test_samples_are_one_picture_a_class_that_is_there():
