@@ -153,9 +153,10 @@ def _image_licence(licence: str) -> str:
 def _steps(steps: Preprocessing) -> tuple[str, ...]:
     side = steps.native or steps.resize
     size = steps.native or steps.crop
+    colours = "grey" if steps.channels == "L" else steps.channels
     again = (f"resize that to {steps.crop} x {steps.crop} ({steps.interpolation})",)
     return (
-        f"decode it to {steps.channels} pixels",
+        f"decode it to {colours} pixels",
         f"resize its shorter side to {side} ({steps.interpolation})",
         f"take the central {size} x {size}",
         *(again if size != steps.crop else ()),

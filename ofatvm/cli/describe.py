@@ -44,6 +44,7 @@ def command(
 ) -> Result:
     """Describe each; a file in place of ARCHS works too."""
     from ofatvm.pipeline.describe import describe
+    from ofatvm.pipeline.device_choice import NONE
 
     if not archs and file is None:
         raise UsageError("no architecture given", hint="give some, or --file FILE")
@@ -58,5 +59,7 @@ def command(
     shown = [{**{k: v for k, v in row.items() if k != "interval"}, **context} for row in rows]
     if all(row["predicted_latency_ms"] is None for row in rows):
         text = f"no latency model for --device {searched} here yet: `ofatvm search` makes one"
+        if searched == NONE:
+            text = f"no latency model: nothing here runs code for {target.name}"
         run.on_event(Notice("info", text))
     return Result({}, lambda width: table(rows, COLUMNS, width), lines=shown)

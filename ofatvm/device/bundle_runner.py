@@ -162,7 +162,7 @@ def run_to_end(
     except subprocess.TimeoutExpired:
         raise MeasurementError(
             f"model.so took longer than {timeout_s:g} s and was stopped",
-            hint="a busy machine may need a longer time-out",
+            hint="on a busy machine, do it again later; verify takes a longer --timeout",
         ) from None
     finally:
         # The whole group, whatever became of the child: it may have started others.

@@ -144,5 +144,5 @@ def _largest_error(outputs: np.ndarray, wanted: np.ndarray) -> float:
 def _not_shipped(error: BundleError | MeasurementError) -> CompileError:
     return CompileError(
         f"the compiled network is not shipped: {error.message}",
-        hint="compile it for another target, or report it with this architecture",
+        hint=error.hint or "compile it for another target, or report it with this architecture",
     )

@@ -55,6 +55,13 @@ def test_a_table(describe: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "%" in lines[1]
 
 
+def test_a_gpu_without_its_board_is_sent_to_no_search(ofatvm: Ofatvm, tmp_path: Path) -> None:
+    answer = ofatvm("describe", "--target", "jetson-orin", "--workspace", tmp_path, SMALL)
+    assert answer.code == 0
+    assert "no latency model: nothing here runs code for jetson-orin" in answer.err
+    assert "ofatvm search" not in answer.err
+
+
 def test_a_narrow_table(describe: Ofatvm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     lines = describe(SMALL, LARGE).out.splitlines()

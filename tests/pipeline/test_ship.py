@@ -102,6 +102,16 @@ def test_a_network_that_computes_something_else_is_not_shipped(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_network_that_a_busy_machine_did_not_finish_is_to_be_tried_again(
+    bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prove, "RUN_TIMEOUT_S", 1e-3)
+    with pytest.raises(CompileError, match=r"not shipped: model\.so took longer") as error:
+        ship(bench, bench.space.smallest(), tmp_path / "bundle", weights=None, seed=0)
+    assert "do it again" in error.value.hint
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_weight_file_is_named_in_the_bundle(
     bench: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

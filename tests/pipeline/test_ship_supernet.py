@@ -56,6 +56,7 @@ def test_the_bundle_says_what_was_measured(
     assert report.to_dict()["manifest_agreement"]["images"] == 60
     assert (manifest.preprocessing.native, manifest.preprocessing.crop) == (28, 20)
     card = (bundle / "README.md").read_text()
+    assert "decode it to grey pixels" in card
     assert "resize its shorter side to 28" in card
     assert "resize that to 20 x 20 (bilinear)" in card
     assert manifest.weights.source == "file"
