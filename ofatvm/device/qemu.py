@@ -33,6 +33,7 @@ from ofatvm.paths import cache_dir
 from ofatvm.road import Ir
 from ofatvm.signals import ending_with_parent
 from ofatvm.target import Target
+from ofatvm.text import counted
 
 COMPILE_TIMEOUT_S = 1800.0
 # No core files, and none of more than 256 MiB (in units of 512 bytes).
@@ -185,6 +186,9 @@ def run_emulated(
     _check_libraries(runtime, emulator, target.mtriple, library_names(ir))
     runner = build_runner(runner_source, target.mtriple, runtime, ir, on_event=on_event)
     threads = min(target.threads, len(os.sched_getaffinity(0)))
+    on_event(
+        Notice("info", f"running the code under {emulator} on {counted(len(images), 'image')}")
+    )
     with scratch("qemu") as folder:
         np.save(folder / "input.npy", np.ascontiguousarray(images, dtype=np.float32))
         # The emulator and the loader end a folder's name at a comma and a colon: a name without.

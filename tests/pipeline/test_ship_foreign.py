@@ -127,7 +127,8 @@ def test_the_code_is_run_under_qemu_when_made_and_when_verified(
     assert made["max_error"] <= 1e-4
     assert made["how"] == f"by main.cc under {data['emulator']}"
     assert data["manifest_agreement"]["same_class_percent"] == 100.0
-    text = ofatvm("verify", emulated, "-q")
+    text = ofatvm("verify", emulated)
+    assert f"running the code under {data['emulator']} on " in " ".join(text.err.split())
     assert text.out.rstrip().endswith(f"verified under {data['emulator']}")
 
 
