@@ -54,7 +54,7 @@ def line(name: str, report: ErrorReport) -> str:
 
 def main() -> None:
     """Measure, fit, report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="host")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--train", type=int, default=100)

@@ -41,7 +41,7 @@ NETWORK_CALLS = 300
 
 def main() -> None:
     """Measure the machine, then every kernel of one network, then the network."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="host")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--arch", help="[default: drawn with --seed]")

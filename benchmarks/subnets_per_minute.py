@@ -33,7 +33,7 @@ from ofatvm.store import Store
 
 def main() -> None:
     """Time both roads on the same subnets."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="host")
     parser.add_argument("--count", type=int, default=24, help="subnets by the library")
     parser.add_argument("--plain", type=int, default=4, help="of these, also by the plain road")

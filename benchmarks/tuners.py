@@ -265,7 +265,7 @@ def compare(
 
 def main() -> None:
     """Tune each workload both ways and print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="x86-64-v3")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument(
