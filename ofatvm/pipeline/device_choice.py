@@ -84,8 +84,7 @@ def require_local(target: Target) -> None:
     cores = len(os.sched_getaffinity(0))
     if target.threads > cores:
         raise TargetError(
-            f"{counted(target.threads, 'thread')} asked for, this machine has "
-            + counted(cores, "core"),
+            f"{target.threads} threads asked for, this machine has {counted(cores, 'core')}",
             hint=f"give --threads {cores} or fewer",
         )
 
