@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ofatvm.signals import end_with_parent
 
@@ -23,9 +24,16 @@ def first_of_machine() -> bool:
 
 
 def end_with_torchrun() -> None:
-    """Let this process be killed when the torchrun that started it is: it would wait for others."""
+    """Let this process be killed when the torchrun that started it is: it would wait for others.
+
+    Where that has happened already, init has taken its place as the parent, and this ends at once.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent(os.getppid())
+        parent = os.getppid()
+        end_with_parent(parent)
+        # In a container torchrun may be the first process itself.
+        if parent == 1 and b"torch" not in Path("/proc/1/cmdline").read_bytes():
+            os._exit(1)
 
 
 def _said(name: str, otherwise: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ofatvm.data.download import IDX_FILES
 from tests.conftest import ROOT
@@ -47,6 +50,9 @@ def fetch(address):
 sums = [(n, hashlib.md5((mirror / n).read_bytes()).hexdigest()) for n in source.files]
 download.SOURCES["mnist"] = replace(source, published=tuple(sums))
 download.fetch_https, spaces.SPACES["toy"] = fetch, TOY
+torchrun = os.getppid()
+while os.environ["RANK"] == "1" and (mirror / "late").exists() and os.getppid() == torchrun:
+    time.sleep(0.05)
 if __name__ == "__main__":  # processes that evaluate import this file, too
     sys.exit(main(sys.argv[2:]))
 """
@@ -105,10 +111,13 @@ def test_the_first_process_fetches_for_all_and_ends_all_when_it_cannot(tmp_path:
     assert (out / "supernet.json").is_file()
 
 
-def test_processes_end_with_a_torchrun_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["both at work", "one still starting"])
+def test_processes_end_with_a_torchrun_that_is_killed(tmp_path: Path, late: bool) -> None:
     script, mirror = tmp_path / "mirrored.py", write_mnist(tmp_path / "mirror")
     script.write_text(MIRRORED)
     (mirror / "slow").touch()
+    if late:
+        (mirror / "late").touch()
     words = (script, mirror, "train", "--data", "mnist", "--download", "--out", tmp_path / "x")
     with subprocess.Popen(
         [*LAUNCHER, *map(str, words), "--workspace", str(tmp_path / "ws")],
@@ -117,10 +126,10 @@ def test_processes_end_with_a_torchrun_that_is_killed(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     ) as torchrun:
         try:
-            pid = int(once(lambda: (mirror / "slow").read_text()))
+            assert once(lambda: (mirror / "slow").read_text())
         finally:
             torchrun.kill()
-    assert once(lambda: not running(pid))
+    assert once(lambda: not running(script))
 
 
 def once(look: Callable[[], Any], seconds: float = 200) -> Any:
@@ -131,9 +140,11 @@ def once(look: Callable[[], Any], seconds: float = 200) -> Any:
     return found
 
 
-def running(pid: int) -> bool:
-    """Whether there is such a process; one that nobody has waited for is none."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def running(script: Path) -> list[str]:
+    """The processes that run a script; one that nobody has waited for is none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if bytes(script) in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(process.name)
+    return found
