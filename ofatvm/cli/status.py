@@ -19,7 +19,7 @@ from ofatvm.errors import OfatvmError, StoreError
 if TYPE_CHECKING:
     from ofatvm.store import Store
 
-SEARCH, MANIFEST = "search-", "manifest.json"
+SEARCH = "search-"
 MEASUREMENTS = (
     Column("space", "space", left=True),
     Column("target_name", "target", left=True),
@@ -126,10 +126,12 @@ def _folders(workspace: Path) -> list[Path]:
 
     Other folders may come and go meanwhile: a command that works in the workspace makes some.
     """
+    from ofatvm.bundle.manifest import FILE_NAME
+
     found = []
     for place, folders, files in os.walk(workspace):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if MANIFEST in files:
+        if FILE_NAME in files:
             found.append(Path(place))
     return found
 
