@@ -38,8 +38,11 @@ class Exam:
     std: tuple[float, ...]
 
     def calibrated(self, supernet: Supernet, arch: Arch) -> Subnet:
-        """`arch` cut out of the supernet, its statistics recomputed on the calibration images."""
-        return recalibrated(supernet, arch, self._inputs(self.calibration, arch.resolution))
+        """`arch` cut out of the supernet, its statistics recomputed on the calibration images.
+
+        It stands in evaluation mode, whichever the supernet stands in.
+        """
+        return recalibrated(supernet, arch, self._inputs(self.calibration, arch.resolution)).eval()
 
     def correct(self, subnet: Subnet) -> np.ndarray:
         """Whether the top class is right, (images,) bool; MeasurementError if there is none."""

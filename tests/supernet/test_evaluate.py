@@ -36,6 +36,16 @@ def test_accuracy_is_the_share_of_right_top_classes(net):
     assert EXAM.top1_percent(net, TOY.smallest(10)) == pytest.approx(100 * expected.mean())
 
 
+def test_a_supernet_in_training_mode_is_examined_as_in_evaluation_mode(net):
+    training = Supernet(TOY, seed=1).train()
+    expected, got = (EXAM.calibrated(each, TOY.largest()) for each in (net, training))
+    assert not any(part.training for part in got.modules())
+    x = Normaliser(EXAM.mean, EXAM.std)(EXAM.images.batch(np.arange(20), 12))
+    with torch.inference_mode():
+        torch.testing.assert_close(got(x), expected(x))
+    assert training.training
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_outputs_that_are_no_numbers_are_no_answers(net, bad):
     from ofatvm.supernet.numpy_io import SubnetWeights
