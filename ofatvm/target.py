@@ -349,6 +349,21 @@ def _ordered(attributes: Iterable[str]) -> tuple[str, ...]:
     return tuple(once)
 
 
+def option_text(value: Any) -> str:
+    """A value of TVM's target dict for people: words of a list, `name value` of a dict's options.
+
+    A dict within a dict, as a GPU's host, stands in brackets.
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key} ({option_text(entry)})"
+            if isinstance(entry, Mapping)
+            else f"{key} {option_text(entry)}"
+            for key, entry in value.items()
+        )
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def _shown(number: int) -> str:
     return str(number) if abs(number) < 10**9 else "a number far beyond"
 

@@ -7,6 +7,7 @@ from string import Template
 
 from ofatvm.bundle.manifest import Latency, Manifest, Preprocessing, TensorSpec
 from ofatvm.road import Ir
+from ofatvm.target import option_text
 from ofatvm.text import counted, literal
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -167,7 +168,6 @@ def _steps(steps: Preprocessing) -> tuple[str, ...]:
 
 def _rows(manifest: Manifest) -> dict[str, str]:
     target, accuracy = manifest.target, manifest.accuracy
-    options = ", ".join(f"{key} {value}" for key, value in target.to_dict().items())
     rows = {"architecture": f"`{manifest.arch}`, a subnet of {manifest.space}"}
     rows["weights"] = "**untrained: its classes are meaningless**"
     if manifest.weights.source == "file":
@@ -190,7 +190,9 @@ def _rows(manifest: Manifest) -> dict[str, str]:
     rows["parameters"] = f"{manifest.params:,}"
     rows["size of model.so"] = f"{manifest.size_bytes:,} bytes"
     rows["coverage"] = f"{manifest.coverage:.1%} of the MACs run in tuned kernels"
-    rows["target"] = f"{target.name} ({options}), fingerprint {target.fingerprint}"
+    rows["target"] = (
+        f"{target.name} ({option_text(target.to_dict())}), fingerprint {target.fingerprint}"
+    )
     rows["machine"] = manifest.machine + (f", {manifest.elf}" if manifest.elf else "")
     rows["CPU features needed"] = " ".join(manifest.cpu_features) or "none beyond the baseline"
     rows["made with"] = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())

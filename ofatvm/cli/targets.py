@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ofatvm.cli.render import Column, Result, pairs, table
 from ofatvm.errors import OfatvmError, TargetError, UsageError
 from ofatvm.paths import data_dir
 from ofatvm.road import IRS, Ir
-from ofatvm.target import Target, load_target, shipped
+from ofatvm.target import Target, load_target, option_text, shipped
 
 if TYPE_CHECKING:
     from ofatvm.compiler.space import VectorUnit
@@ -87,7 +87,7 @@ def show(target: Target) -> Result:
     data["records"] = records_of(target, None if target.kind == "cuda" else vector_unit(target))
     facts = {
         "target": target.name,
-        **{f"tvm {key}": shown(value) for key, value in target.to_dict().items()},
+        **{f"tvm {key}": option_text(value) for key, value in target.to_dict().items()},
         "threads": target.threads,
         "fingerprint": target.fingerprint,
         "records": "; ".join(
@@ -133,13 +133,6 @@ def check_one(text: str) -> dict[str, Any]:
         row["vectors"] = f"{unit.registers} x {unit.lanes} floats"
         row["vector_unit"] = {"lanes": unit.lanes, "registers": unit.registers}
     return row | {"object_bytes": found.object_bytes, "result": "ok"}
-
-
-def shown(value: Any) -> str:
-    """A target option for people."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {shown(entry)}" for key, entry in value.items())
-    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _machine_text(target: Target) -> str | None:

@@ -286,6 +286,8 @@ def test_a_bundle_says_that_it_was_not_run(
     card = (bundle / "README.md").read_text()
     assert "It runs on an NVIDIA GPU of sm_87 and nowhere else, and it was never run" in card
     assert "-ltvm_runtime_cuda" in card
+    assert "(kind cuda, arch sm_87, " in card
+    assert ", host (kind llvm, num-cores " in card
     assert "kDevice = kDLCUDA" in (bundle / "main.cc").read_text()
     report = verify_bundle(bundle)
     assert not report.ran

@@ -82,6 +82,7 @@ def test_100_subnets_bring_the_error_near_the_noise(world, fitted):
     assert (p.latency_ms < p.high_ms).all()
     assert abs(fitted.report.mape_percent - report.mape_percent) < 0.7
     assert fitted.report.mape_percent < fitted.known_report.mape_percent
+    assert fitted.report.coverage is None, "of what the intervals were set by, they say nothing"
 
 
 def test_it_beats_the_baselines(world, fitted, tables):
