@@ -1,4 +1,4 @@
-"""One architecture trained alone from scratch, as a plain static network; resumable by the epoch.
+"""One architecture trained alone, as a plain static network; resumable by the epoch.
 
 The recipe is that of the supernet's first phase: the same images, augmentation, optimiser, batch
 size, label smoothing and schedule, for as many epochs, at the architecture's own resolution.
@@ -7,6 +7,7 @@ size, label smoothing and schedule, for as many epochs, at the architecture's ow
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +26,28 @@ from ofatvm.tuning.energy import cpu_seconds
 
 
 def train_alone(
-    arch: Arch, dataset: Dataset, config: RunConfig, phase: Phase, folder: Path
+    arch: Arch,
+    dataset: Dataset,
+    config: RunConfig,
+    phase: Phase,
+    folder: Path,
+    *,
+    start: Subnet | None = None,
+    learns: Callable[[str], bool] = lambda name: True,
 ) -> tuple[Subnet, float]:
-    """The trained network, in evaluation mode, and the CPU-seconds it took over all runs."""
+    """The trained network, in evaluation mode, and the CPU-seconds it took over all runs.
+
+    It starts from scratch or from `start`, which is changed; parameters whose name `learns` does
+    not take stay as they are. A folder belongs to one start and one choice of parameters.
+    """
     torch.set_num_threads(1)
     keep_memory()
     text = f"{arch} {config.digest()} {phase} {dataset.digest} {len(dataset.train)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    subnet = extract(Supernet(arch.space, seed=config.seed), arch).train()
-    subnet = subnet.to(memory_format=torch.channels_last)
+    subnet = start or extract(Supernet(arch.space, seed=config.seed), arch)
+    subnet = subnet.train().to(memory_format=torch.channels_last)
+    for name, parameter in subnet.named_parameters():
+        parameter.requires_grad_(learns(name))
     optimiser = new_optimiser(subnet, config, phase.rate(0))
     names = {p: name for name, p in subnet.named_parameters()}
     state = load_state(folder, key)
@@ -41,7 +55,8 @@ def train_alone(
     if state is not None:
         subnet.load_state_dict(state.tensors["model"])
         for parameter, name in names.items():
-            optimiser.state[parameter]["momentum_buffer"] = state.tensors["momentum"][name]
+            if parameter.requires_grad:
+                optimiser.state[parameter]["momentum_buffer"] = state.tensors["momentum"][name]
     steps = steps_per_epoch(len(dataset.train), config.batch)
     normalise = Normaliser(dataset.mean, dataset.std)
     for epoch in range(first, phase.epochs):
