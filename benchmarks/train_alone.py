@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -61,6 +62,8 @@ def train_alone(
     normalise = Normaliser(dataset.mean, dataset.std)
     for epoch in range(first, phase.epochs):
         started = cpu_seconds()
+        # Dropout draws of an epoch are the same whether the one before ran in this process or not.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
         for batch in train_batches(
             dataset.train,
             batch=config.batch,
