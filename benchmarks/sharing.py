@@ -5,7 +5,7 @@ shipped weights, without any other subnet: once all of it, once its depthwise ke
 alone, a small part of its parameters. What it gains, on the images that training held out, it had
 lost to the others, or for want of epochs of its own. Nothing is shipped of this.
 
-It takes about half an hour on two cores. What was interrupted continues at its last epoch.
+It takes about a quarter of an hour on two cores. What was interrupted continues at its last epoch.
 
     .venv/bin/python benchmarks/sharing.py --data TRAIN.npz [--supernet NAME] [--epochs 2]
 """
