@@ -31,7 +31,7 @@ import numpy as np
 from train_alone import alone_phase, train_alone
 
 from ofatvm.arch import Arch, ArchSpace, leaning
-from ofatvm.data import load_dataset, load_images, steps_per_epoch
+from ofatvm.data import Dataset, load_dataset, load_images, steps_per_epoch
 from ofatvm.files import replace_file
 from ofatvm.graph import operator_graph, totals
 from ofatvm.measurement import now
@@ -99,12 +99,20 @@ def training_macs(space: ArchSpace, config: RunConfig, images: int) -> float:
     return float(passes) * config.batch
 
 
+def training_data(
+    path: str, digest: str, images: int, config: RunConfig, space: ArchSpace
+) -> Dataset:
+    """What the supernet was trained on: the data with this digest, of which it saw `images`."""
+    dataset = load_dataset(Path(path), seed=config.seed, size=space.resolutions[-1])
+    assert dataset.digest == digest, f"{path} is not what the supernet was trained on"
+    assert len(dataset.train) == images, f"the supernet was trained on {images} of {path}"
+    return dataset
+
+
 def train_and_examine(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> Alone:
     """Train one architecture alone and examine it; runs in a process of its own."""
     arch, data, digest, images, config, epochs, test_path, work = job
-    dataset = load_dataset(Path(data), seed=config.seed, size=arch.space.resolutions[-1])
-    assert dataset.digest == digest, f"{data} is not what the supernet was trained on"
-    assert len(dataset.train) == images, f"the supernet was trained on {images} of {data}"
+    dataset = training_data(data, digest, images, config, arch.space)
     subnet, seconds = train_alone(
         arch,
         dataset,

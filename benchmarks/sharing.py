@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from no_retraining import config_of, difference, five_subnets
+from no_retraining import config_of, difference, five_subnets, training_data
 from train_alone import alone_phase, train_alone
 
 from ofatvm.arch import Arch
-from ofatvm.data import load_dataset
 from ofatvm.files import replace_file
 from ofatvm.measurement import now
 from ofatvm.paths import data_dir
@@ -50,10 +49,8 @@ def gain_alone(job: tuple[Arch, str, argparse.Namespace]) -> dict[str, Any]:
     arch, part, options = job
     folder = find_supernet(options.supernet)
     config = config_of(folder)
-    dataset = load_dataset(Path(options.data), seed=config.seed, size=folder.space.resolutions[-1])
-    assert dataset.digest == folder.data["digest"], (
-        f"the supernet was not trained on {options.data}"
-    )
+    digest, images = folder.data["digest"], folder.data["train_images"]
+    dataset = training_data(options.data, digest, images, config, folder.space)
     exam = Exam(folder.calibration(), dataset.val, folder.mean, folder.std)
     subnet = exam.calibrated(load_weights(folder.weights, folder.space), arch)
     shared = exam.correct(subnet)
@@ -98,14 +95,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=data_dir("results") / "sharing.json")
     options = parser.parse_args()
     folder = find_supernet(options.supernet)
-    # The largest first: two processes end at about the same time.
     archs = five_subnets(folder.space)
+    # The largest first: two processes end at about the same time.
     jobs = [(arch, part, options) for arch in reversed(archs) for part in PARTS]
     with ProcessPoolExecutor(
         max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as executor:
         rows = list(executor.map(gain_alone, jobs))
-    rows.sort(key=lambda row: [arch.encode() for arch in archs].index(row["arch"]))
+    order = [arch.encode() for arch in archs]
+    rows.sort(key=lambda row: order.index(row["arch"]))
     result = {
         "when": now(),
         "machine": this_machine(),

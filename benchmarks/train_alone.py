@@ -45,7 +45,7 @@ def train_alone(
     keep_memory()
     text = f"{arch} {config.digest()} {phase} {dataset.digest} {len(dataset.train)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    subnet = start or extract(Supernet(arch.space, seed=config.seed), arch)
+    subnet = extract(Supernet(arch.space, seed=config.seed), arch) if start is None else start
     subnet = subnet.train().to(memory_format=torch.channels_last)
     for name, parameter in subnet.named_parameters():
         parameter.requires_grad_(learns(name))
