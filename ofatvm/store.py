@@ -248,6 +248,7 @@ class Store:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    _check_files(path)
     with _explained(path):
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
@@ -259,12 +260,24 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _check_files(path: Path) -> None:
+    """StoreError if the store or what SQLite keeps beside it is there and no ordinary file.
+
+    SQLite would wait for a pipe for ever.
+    """
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists() and not file.is_file():
+            raise StoreError(f"{file} is no ordinary file", hint="move it away")
+
+
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     # SQLite reads what is still in the WAL only with the index beside it. Without either of them
     # nobody writes, and the file is all there is.
     beside = [path.with_name(f"{path.name}-{suffix}") for suffix in ("wal", "shm")]
     how = "mode=ro" if any(map(os.path.exists, beside)) else "immutable=1"
     address = f"file:{quote(bytes(path.absolute()))}?{how}"
+    _check_files(path)
     with _explained(path, reading=True):
         connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:

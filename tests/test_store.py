@@ -277,6 +277,20 @@ def test_an_unusable_folder_is_reported(tmp_path: Path) -> None:
             Store.open(workspace)
 
 
+@pytest.mark.parametrize("name", ["store.db", "store.db-journal", "store.db-wal", "store.db-shm"])
+def test_a_pipe_in_the_place_of_a_file_is_named(
+    tmp_path: Path, name: str, monkeypatch: Any
+) -> None:
+    Store.open(tmp_path).close()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StoreError, match=f"{name} is no ordinary file"):
+        Store.open(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(StoreError, match=f"{name} is no ordinary file"):
+        Store.read(tmp_path)
+
+
 def test_a_read_only_folder_is_reported(shared_folder: Path) -> None:
     with only_read(shared_folder), pytest.raises(StoreError, match="cannot use the workspace"):
         Store.open(shared_folder)
