@@ -2,14 +2,16 @@
 
 Five subnets from the smallest to the largest: each is cut out of the supernet, its batch-norm
 statistics recalibrated; and each is trained alone from scratch, with as many epochs as the
-supernet's training had, on the same images with the same recipe. Both are examined on test images
-that no choice depended on, and on the images that training held out, which are more, but decided
-between recipes. Cost is said in MACs of training (a backward pass counts as two forward
-passes), which depends on no machine, and in time.
+supernet's training had, on the same images with the same recipe, once for each of --seeds seeds,
+whose accuracies are averaged: what one training draws by luck is as large as what is looked for.
+Both are examined on test images that no choice depended on, and on the images that training held
+out, which are more, but decided between recipes. Cost is said in MACs of one training (a backward
+pass counts as two forward passes), which depends on no machine, and in time.
 
-It takes about an hour on two cores. What was interrupted continues at its last epoch. With
+It takes about an hour a seed on two cores. What was interrupted continues at its last epoch. With
 --alone-from the networks trained alone are those of an earlier result, which has kept what each of
-them gets right: a supernet that is trained anew is compared within a minute.
+them gets right, and only seeds it lacks are trained: a supernet that is trained anew is compared
+within a minute.
 
     .venv/bin/python benchmarks/no_retraining.py --data TRAIN.npz --test TEST.npz [--supernet NAME]
 """
@@ -23,7 +25,7 @@ import math
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,9 @@ PASSES = 3  # a forward pass, and a backward pass of twice its MACs
 @dataclass(frozen=True, slots=True)
 class Alone:
     """A network trained alone: which `test` and `held_out` images it gets right, (n,) bool."""
+
+    arch: str
+    seed: int
 
     test: np.ndarray
     held_out: np.ndarray
@@ -109,19 +114,24 @@ def training_data(
     return dataset
 
 
-def train_and_examine(job: tuple[Arch, str, str, int, RunConfig, int, str, str]) -> Alone:
-    """Train one architecture alone and examine it; runs in a process of its own."""
-    arch, data, digest, images, config, epochs, test_path, work = job
-    dataset = training_data(data, digest, images, config, arch.space)
+def train_and_examine(job: tuple[Arch, int, SupernetFolder, int, argparse.Namespace]) -> Alone:
+    """Train one architecture alone and examine it; runs in a process of its own.
+
+    The seed decides all but which images are held out.
+    """
+    arch, seed, folder, epochs, options = job
+    config = config_of(folder)
+    digest, images = folder.data["digest"], folder.data["train_images"]
+    dataset = training_data(options.data, digest, images, config, arch.space)
     subnet, seconds = train_alone(
         arch,
         dataset,
-        config,
+        replace(config, seed=seed),
         alone_phase(config, epochs),
-        Path(work) / arch.encode().replace("/", "_"),
+        options.work / arch.encode().replace("/", "_") / f"seed-{seed}",
     )
     test = load_images(
-        Path(test_path),
+        Path(options.test),
         classes=dataset.classes,
         channels=dataset.channels,
         size=arch.space.resolutions[-1],
@@ -130,39 +140,28 @@ def train_and_examine(job: tuple[Arch, str, str, int, RunConfig, int, str, str])
         Exam(dataset.train, pictures, dataset.mean, dataset.std).correct(subnet)
         for pictures in (test, dataset.val)
     )
-    return Alone(right, right_held_out, epochs, seconds)
+    return Alone(arch.encode(), seed, right, right_held_out, epochs, seconds)
 
 
 def trained_alone(
-    archs: Sequence[Arch],
+    jobs: Sequence[tuple[Arch, int]],
     folder: SupernetFolder,
-    config: RunConfig,
     epochs: int,
     options: argparse.Namespace,
 ) -> list[Alone]:
-    """Train each architecture alone, two side by side."""
-    # The largest first: two processes end at about the same time.
-    jobs = [
-        (
-            arch,
-            options.data,
-            folder.data["digest"],
-            folder.data["train_images"],
-            config,
-            epochs,
-            options.test,
-            str(options.work),
-        )
-        for arch in reversed(archs)
-    ]
+    """Train each architecture alone by its seed, two side by side."""
     with ProcessPoolExecutor(
         max_workers=2, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as executor:
-        return list(reversed(list(executor.map(train_and_examine, jobs))))
+        work = [(arch, seed, folder, epochs, options) for arch, seed in jobs]
+        return list(executor.map(train_and_examine, work))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Points by which we are better on the same images, and half its 95 % interval."""
+    """Points by which we are better on the same images, and half its 95 % interval.
+
+    Each is (n,): whether an image is right, or in which share of several trainings it is.
+    """
     gains = ours.astype(float) - theirs.astype(float)
     return 100 * gains.mean(), 196 * gains.std(ddof=1) / math.sqrt(len(gains))
 
@@ -178,18 +177,19 @@ def unpacked(text: str, images: int) -> np.ndarray:
     return bits[:images].astype(bool)
 
 
-def earlier(path: Path, archs: Sequence[Arch], config: RunConfig, digest: str) -> list[Alone]:
-    """These subnets trained alone, as an earlier result has them."""
+def earlier(path: Path, config: RunConfig, digest: str) -> list[Alone]:
+    """What an earlier result has of networks trained alone."""
     value = json.loads(path.read_bytes())
     assert value["data_digest"] == digest, f"those of {path} were trained on other images"
     images = value["test_images"], value["held_out_images"]
-    rows = {row["arch"]: row for row in value["subnets"]}
     found = []
-    for row in (rows[arch.encode()] for arch in archs):
+    for row in value["subnets"]:
         assert row["alone_batch"] == config.batch, f"those of {path} had other batches"
-        assert row["alone_epochs"] >= config.epochs, f"those of {path} had fewer epochs"
-        test, held_out = map(unpacked, (row["alone_right"], row["alone_right_held_out"]), images)
-        found.append(Alone(test, held_out, row["alone_epochs"], row["alone_cpu_seconds"]))
+        for alone in row["alone"]:
+            assert alone["epochs"] >= config.epochs, f"those of {path} had fewer epochs"
+            test, held_out = map(unpacked, (alone["right"], alone["right_held_out"]), images)
+            seed, epochs, seconds = alone["seed"], alone["epochs"], alone["cpu_seconds"]
+            found.append(Alone(row["arch"], seed, test, held_out, epochs, seconds))
     return found
 
 
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, help="images for reporting alone")
     parser.add_argument("--supernet", default=DEFAULT_SUPERNET)
     parser.add_argument("--epochs", type=int, help="of each alone (default: the supernet's)")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each alone")
     parser.add_argument("--alone-from", type=Path, help="an earlier result of this script")
     parser.add_argument("--work", type=Path, default=Path(".ofatvm/no_retraining"))
     parser.add_argument("--out", type=Path, default=data_dir("results") / "no_retraining.json")
@@ -225,33 +226,52 @@ def main() -> None:
     )
     images = folder.data["train_images"]
     per_epoch = steps_per_epoch(images, config.batch) * config.batch
+    alone_of = []
     if options.alone_from:
-        alone_of = earlier(options.alone_from, archs, config, folder.data["digest"])
-    else:
-        alone_of = trained_alone(archs, folder, config, epochs, options)
+        alone_of = earlier(options.alone_from, config, folder.data["digest"])
+    # The largest first: two processes end at about the same time.
+    wanted = [(arch, seed) for seed in range(options.seeds) for arch in reversed(archs)]
+    there = {(alone.arch, alone.seed) for alone in alone_of}
+    missing = [(arch, seed) for arch, seed in wanted if (arch.encode(), seed) not in there]
+    alone_of += trained_alone(missing, folder, epochs, options)
     rows: list[dict[str, Any]] = []
-    for arch, ours, ours_held, alone in zip(archs, shared, shared_held, alone_of, strict=True):
+    for arch, ours, ours_held in zip(archs, shared, shared_held, strict=True):
         macs = totals(operator_graph(arch)).macs
-        gain, half = difference(ours, alone.test)
-        held_gain, held_half = difference(ours_held, alone.held_out)
+        name = arch.encode()
+        those = [a for a in alone_of if a.arch == name and a.seed < options.seeds]
+        those.sort(key=lambda alone: alone.seed)
+        # In which share of the trainings an image is right, (n,)
+        test_share = np.mean([alone.test for alone in those], axis=0)
+        held_share = np.mean([alone.held_out for alone in those], axis=0)
+        gain, half = difference(ours, test_share)
+        held_gain, held_half = difference(ours_held, held_share)
         rows.append(
             {
-                "arch": arch.encode(),
+                "arch": name,
                 "macs": macs,
                 "supernet_percent": 100 * float(ours.mean()),
-                "alone_percent": 100 * float(alone.test.mean()),
+                "alone_percent": 100 * float(test_share.mean()),
                 "gain_points": gain,
                 "gain_half_width": half,
                 "supernet_held_out_percent": 100 * float(ours_held.mean()),
-                "alone_held_out_percent": 100 * float(alone.held_out.mean()),
+                "alone_held_out_percent": 100 * float(held_share.mean()),
                 "held_out_gain_points": held_gain,
                 "held_out_gain_half_width": held_half,
-                "alone_training_macs": float(PASSES * macs * per_epoch * alone.epochs),
-                "alone_epochs": alone.epochs,
+                "alone_training_macs": float(PASSES * macs * per_epoch * those[0].epochs),
                 "alone_batch": config.batch,
-                "alone_cpu_seconds": alone.cpu_seconds,
-                "alone_right": packed(alone.test),
-                "alone_right_held_out": packed(alone.held_out),
+                "alone_cpu_seconds": float(np.mean([alone.cpu_seconds for alone in those])),
+                "alone": [
+                    {
+                        "seed": alone.seed,
+                        "epochs": alone.epochs,
+                        "percent": 100 * float(alone.test.mean()),
+                        "held_out_percent": 100 * float(alone.held_out.mean()),
+                        "cpu_seconds": alone.cpu_seconds,
+                        "right": packed(alone.test),
+                        "right_held_out": packed(alone.held_out),
+                    }
+                    for alone in those
+                ],
             }
         )
     whole = training_macs(folder.space, config, images)
@@ -263,6 +283,7 @@ def main() -> None:
         "data_digest": folder.data["digest"],
         "epochs": config.epochs,
         "batch": config.batch,
+        "seeds": options.seeds,
         "test_images": len(test),
         "held_out_images": len(folder.evaluation()),
         "alone_from": None if options.alone_from is None else options.alone_from.name,
@@ -279,15 +300,16 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| subnet | M MACs | from the supernet | alone | difference, points | "
+        "| subnet | M MACs | from the supernet | alone (each seed) | difference, points | "
         "on held-out images | 10^12 MACs alone |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["subnets"]:
         there = f"{row['held_out_gain_points']:+.2f} +- {row['held_out_gain_half_width']:.2f}"
+        each = ", ".join(f"{alone['percent']:.2f}" for alone in row["alone"])
         lines.append(
             f"| {row['arch']} | {row['macs'] / 1e6:.2f} | {row['supernet_percent']:.2f} % | "
-            f"{row['alone_percent']:.2f} % | {row['gain_points']:+.2f} +- "
+            f"{row['alone_percent']:.2f} % ({each}) | {row['gain_points']:+.2f} +- "
             f"{row['gain_half_width']:.2f} | {there} | {row['alone_training_macs'] / 1e12:.2f} |"
         )
     whole = result["supernet_training_macs"] / 1e12
@@ -299,7 +321,7 @@ def table(result: dict[str, Any]) -> str:
     )
     alone_s = sum(row["alone_cpu_seconds"] for row in result["subnets"])
     lines.append(
-        f"In time: the five alone {alone_s:,.0f} CPU-seconds; the supernet "
+        f"In time: the five alone, once each, {alone_s:,.0f} CPU-seconds; the supernet "
         f"{result['supernet_wall_seconds']:,.0f} s by the clock on {result['supernet_machine']}, "
         "which need not be the same machine."
     )
