@@ -50,11 +50,10 @@ PASSES = 3  # a forward pass, and a backward pass of twice its MACs
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """A network trained alone: which `test` and `held_out` images it gets right, (n,) bool."""
+    """A network trained alone by a seed: which images it gets right, (n,) bool each."""
 
     arch: str
     seed: int
-
     test: np.ndarray
     held_out: np.ndarray
     epochs: int
